@@ -1,0 +1,125 @@
+// The launchers: one function per op, direction and device. They take raw addresses, sizes, and either a
+// number of threads (CPU) or a device and a stream (CUDA); they allocate nothing and know no torch.
+// Defined for float and double in csrc/cpu/<op>.cpp and csrc/cuda/<op>.cu.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "epigraf/composite.h"
+#include "epigraf/triplane.h"
+
+namespace epigraf {
+
+// A CUDA stream of a device; handle is a cudaStream_t.
+struct Stream {
+  int device;
+  void* handle;
+};
+
+template <typename T>
+struct TriplaneForward {
+  TriplaneShape shape;
+  const T* planes;  // [B, 3, H, W, F] in the shape's strides
+  const T* points;  // [B, P, 3] contiguous
+  T* features;      // [B, P, F] contiguous, overwritten
+};
+
+// grad_planes (in the shape's strides) is added to: the caller zeroes it. grad_points is overwritten.
+// Either may be null; planes is read only for grad_points.
+template <typename T>
+struct TriplaneBackward {
+  TriplaneShape shape;
+  const T* planes;
+  const T* points;
+  const T* grad_features;  // [B, P, F] contiguous
+  T* grad_planes;
+  T* grad_points;  // [B, P, 3] contiguous
+};
+
+// The pointers of all rays: row r of an array starts r times its row length further.
+template <typename T>
+struct CompositeForward {
+  CompositeShape shape;
+  const T* colors;      // [rays, S, C]
+  const T* densities;   // [rays, S]
+  const T* t;           // [rays, S]
+  const T* last_delta;  // [rays]
+  CompositeOut<T> out;  // [rays, C], [rays], [rays, S], [rays], [rays]; overwritten
+};
+
+template <typename T>
+struct CompositeBackward {
+  CompositeShape shape;
+  const T* colors;
+  const T* densities;
+  const T* t;
+  const T* last_delta;
+  CompositeGradOut<T> grad;    // as CompositeForward::out; null means zero
+  CompositeGradIn<T> grad_in;  // as the inputs; overwritten; only densities must not be null
+};
+
+// Moves the pointers of ray 0 to those of `ray`; null stays null.
+template <typename P>
+EPIGRAF_HD P row(P first, int64_t ray, int64_t length) {
+  return first ? first + ray * length : first;
+}
+
+template <typename Params>
+EPIGRAF_HD auto ray_of(const Params& p, int64_t ray) {
+  const int64_t s = p.shape.samples, c = p.shape.channels;
+  using Ray = CompositeRay<std::remove_const_t<std::remove_pointer_t<decltype(p.t)>>>;
+  return Ray{p.colors + ray * s * c, p.densities + ray * s, p.t + ray * s, p.last_delta[ray]};
+}
+
+template <typename T>
+EPIGRAF_HD CompositeOut<T> out_of_ray(const CompositeForward<T>& p, int64_t ray) {
+  const int64_t s = p.shape.samples, c = p.shape.channels;
+  return {p.out.features + ray * c, p.out.depth + ray, p.out.weights + ray * s, p.out.transmittance + ray,
+          p.out.opacity + ray};
+}
+
+template <typename T>
+EPIGRAF_HD CompositeGradOut<T> grad_of_ray(const CompositeBackward<T>& p, int64_t ray) {
+  const int64_t s = p.shape.samples, c = p.shape.channels;
+  return {row(p.grad.features, ray, c), row(p.grad.depth, ray, 1), row(p.grad.weights, ray, s),
+          row(p.grad.transmittance, ray, 1), row(p.grad.opacity, ray, 1)};
+}
+
+template <typename T>
+EPIGRAF_HD CompositeGradIn<T> grad_in_of_ray(const CompositeBackward<T>& p, int64_t ray) {
+  const int64_t s = p.shape.samples, c = p.shape.channels;
+  return {row(p.grad_in.colors, ray, s * c), row(p.grad_in.densities, ray, s), row(p.grad_in.t, ray, s),
+          row(p.grad_in.last_delta, ray, 1)};
+}
+
+// CPU: `threads` OpenMP threads. Results do not depend on their number.
+template <typename T>
+void triplane_forward_cpu(const TriplaneForward<T>& params, int threads);
+template <typename T>
+void triplane_backward_cpu(const TriplaneBackward<T>& params, int threads);
+template <typename T>
+void composite_forward_cpu(const CompositeForward<T>& params, int threads);
+template <typename T>
+void composite_backward_cpu(const CompositeBackward<T>& params, int threads);
+
+// The instruction set that the running CPU selects: "x86-64-v4", "x86-64-v3" or "default".
+const char* cpu_instruction_set();
+// Whether the module was compiled with OpenMP.
+bool cpu_has_openmp();
+
+// CUDA: launch on the stream and return; std::runtime_error with CUDA's own message if the launch fails.
+// Compiled where EPIGRAF_WITH_CUDA is defined.
+template <typename T>
+void triplane_forward_cuda(const TriplaneForward<T>& params, Stream stream);
+template <typename T>
+void triplane_backward_cuda(const TriplaneBackward<T>& params, Stream stream);
+template <typename T>
+void composite_forward_cuda(const CompositeForward<T>& params, Stream stream);
+template <typename T>
+void composite_backward_cuda(const CompositeBackward<T>& params, Stream stream);
+
+// Number of devices that CUDA sees (0 without a driver); csrc/cuda/device.cu.
+int cuda_device_count();
+
+}  // namespace epigraf

@@ -1,0 +1,20 @@
+// EPIGRAF_HD marks the mathematics that g++ and nvcc compile alike: always inlined, so that the CPU
+// kernels compile it for the instruction set of the clone that calls it.
+#pragma once
+
+#if defined(__CUDACC__)
+#define EPIGRAF_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define EPIGRAF_HD inline __attribute__((always_inline))
+#else
+#define EPIGRAF_HD inline
+#endif
+
+// The channel loops have independent iterations; this tells the vectoriser so.
+#if defined(__CUDACC__)
+#define EPIGRAF_SIMD
+#elif defined(_OPENMP) || defined(EPIGRAF_OPENMP_SIMD)
+#define EPIGRAF_SIMD _Pragma("omp simd")
+#else
+#define EPIGRAF_SIMD
+#endif

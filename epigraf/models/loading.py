@@ -1,0 +1,246 @@
+"""Snapshots: one safetensors file with every tensor and one JSON header. Nothing is ever unpickled.
+
+A snapshot holds groups of tensors named `GROUP/NAME` (G_ema, and for training G, D and the
+optimisers) and, in the metadata of the safetensors file, one JSON text: the format version, the
+configuration, the counters and a checksum of each group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from epigraf.config import Config
+from epigraf.errors import CheckpointError, ConfigError
+from epigraf.models.generator import Generator
+
+FORMAT = 1  # raised whenever older programs could misread a snapshot
+_METADATA_KEY = "epigraf"
+_NAME = re.compile(r"network-snapshot-(\d{6,})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An opened snapshot: its header now, its tensors when asked for."""
+
+    path: Path
+    header: dict[str, Any]
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run that wrote it.
+
+        Raises:
+            CheckpointError: it has keys that this version does not know.
+        """
+        try:
+            return Config.from_dict(self.header["config"])
+        except ConfigError as error:
+            raise CheckpointError(f"snapshot {self.path}: {error}") from None
+
+    @property
+    def images_seen(self) -> int:
+        """Real images shown to the discriminator so far."""
+        return int(self.header["counters"]["images_seen"])
+
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """The tensors `group/NAME` by NAME, on the CPU.
+
+        Raises:
+            CheckpointError: there are none, or their checksum is wrong.
+        """
+        start = group + "/"
+        with safe_open(self.path, framework="pt", device="cpu") as file:
+            names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
+            found = {name.removeprefix(start): file.get_tensor(name) for name in names}
+        expected = self.header.get("checksums", {}).get(group)
+        if not found and expected is None:
+            raise CheckpointError(f"snapshot {self.path}: has no tensors of {group!r}")
+        if checksum(found) != expected:
+            raise CheckpointError(
+                f"snapshot {self.path}: the tensors of {group!r} are damaged (wrong checksum); "
+                f"use an older snapshot"
+            )
+        return found
+
+
+def checksum(tensors: dict[str, Tensor]) -> int:
+    """CRC-32 of the bytes of CPU tensors in the order of their names."""
+    value = 0
+    for name in sorted(tensors):
+        data = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        value = zlib.crc32(data.data, value)
+    return value
+
+
+def read_snapshot(path: str | Path) -> Snapshot:
+    """Open a snapshot file and check its header.
+
+    Raises:
+        CheckpointError: missing, truncated, not a snapshot of this program, or a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"snapshot {path}: no such file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            text = (file.metadata() or {}).get(_METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        hint = "official .pkl files are not read here" if path.suffix == ".pkl" else str(error)
+        raise CheckpointError(
+            f"snapshot {path}: truncated, or not a safetensors file ({hint})"
+        ) from None
+    if text is None:
+        raise CheckpointError(f"snapshot {path}: a safetensors file, but not one of epigraf")
+    try:
+        header = json.loads(text)
+        version = int(header["format"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"snapshot {path}: its header is damaged") from None
+    if version > FORMAT:
+        raise CheckpointError(
+            f"snapshot {path}: written by a newer epigraf (format {version}, this version reads "
+            f"up to {FORMAT}); upgrade epigraf"
+        )
+    return Snapshot(path, header)
+
+
+def write_snapshot(
+    path: Path, header: dict[str, Any], groups: dict[str, dict[str, Tensor]]
+) -> None:
+    """Write a snapshot atomically: a temporary file, fsync, rename, fsync of the folder.
+
+    Killed at any moment, either the old file or the new one is there, whole.
+
+    Args:
+        path: `network-snapshot-KIMG.safetensors`.
+        header: JSON-ready values; `format` and `checksums` are added here.
+        groups: group -> name -> tensor, on any device.
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    groups = {g: {n: t.detach().cpu().contiguous() for n, t in ts.items()} for g, ts in groups.items()}
+    checksums = {group: checksum(tensors) for group, tensors in groups.items()}
+    text = json.dumps({**header, "format": FORMAT, "checksums": checksums})
+    flat = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
+    write_atomically(
+        path, lambda file: save_file(flat, file, metadata={_METADATA_KEY: text})
+    )
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Replace a file so that a reader (or a crash) sees the old or the new one, whole.
+
+    Args:
+        path: the file to replace.
+        write: fills the temporary file that it is given, in the same folder.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def snapshot_files(folder: Path) -> list[Path]:
+    """The snapshots of a run folder, newest first (by their kimg)."""
+    found = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def valid_snapshots(folder: Path, warnings: list[str] | None = None) -> Iterator[Snapshot]:
+    """The readable snapshots of a run folder, newest first.
+
+    Args:
+        folder: a run folder.
+        warnings: receives one line for each file that had to be skipped.
+    """
+    for path in snapshot_files(folder):
+        try:
+            yield read_snapshot(path)
+        except CheckpointError as error:
+            if warnings is not None:
+                warnings.append(f"skipped {error}")
+
+
+def find_snapshot(path: str | Path) -> Snapshot:
+    """The snapshot that a path means: a file, or a run folder's newest readable one.
+
+    Raises:
+        CheckpointError: nothing there that can be read; says what is.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"model {path}: no such file or folder")
+    if path.is_file():
+        return read_snapshot(path)
+    warnings: list[str] = []
+    snapshot = next(valid_snapshots(path, warnings), None)
+    if snapshot is not None:
+        return snapshot
+    if warnings:
+        raise CheckpointError(f"model {path}: no readable snapshot: {warnings[0]}")
+    runs = sorted(p.name for p in path.iterdir() if p.is_dir() and snapshot_files(p))
+    hint = f"; did you mean {path / runs[-1]}?" if runs else ""
+    raise CheckpointError(f"model {path}: no network-snapshot-*.safetensors in this folder{hint}")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained generator (the weight average, in eval mode) and where it comes from."""
+
+    generator: Generator
+    config: Config
+    kimg: float
+    path: Path
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """Load the generator of a run folder (its newest readable snapshot) or of a snapshot file.
+
+    Raises:
+        CheckpointError: missing, truncated, damaged, foreign, or of another architecture.
+    """
+    snapshot = find_snapshot(path)
+    cfg = snapshot.config
+    generator = Generator(cfg)
+    load_weights(generator, snapshot, "G_ema")
+    generator.to(device).eval().requires_grad_(False)
+    return LoadedModel(generator, cfg, snapshot.images_seen / 1000, snapshot.path)
+
+
+def load_weights(network: torch.nn.Module, snapshot: Snapshot, group: str) -> None:
+    """Copy the parameters and buffers of `group` into a network.
+
+    Raises:
+        CheckpointError: names or shapes differ; says which one first.
+    """
+    found = snapshot.tensors(group)
+    own = network.state_dict()
+    wrong = sorted(found.keys() ^ own.keys())
+    wrong += sorted(n for n in found.keys() & own.keys() if found[n].shape != own[n].shape)
+    if wrong:
+        raise CheckpointError(
+            f"snapshot {snapshot.path}: does not fit the network: {group}/{wrong[0]}"
+            + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+        )
+    network.load_state_dict(found)

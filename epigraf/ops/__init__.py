@@ -1,0 +1,17 @@
+"""The ops: one file each, a public function, its plain-torch reference and its native kernel."""
+
+from __future__ import annotations
+
+from epigraf.ops._native import available, backend_line, reason, use_reference
+from epigraf.ops.composite import Composite, composite
+from epigraf.ops.triplane import sample_triplane
+
+__all__ = [
+    "Composite",
+    "available",
+    "backend_line",
+    "composite",
+    "reason",
+    "sample_triplane",
+    "use_reference",
+]

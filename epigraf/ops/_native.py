@@ -1,0 +1,123 @@
+"""Finds the native core ``epigraf._C`` once and says which backend runs.
+
+The core knows no torch: it takes addresses, sizes, and threads or a stream. This file is the only
+one that turns tensors into those numbers. Without the core every op runs its plain-torch reference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# The calling convention that this Python code speaks; csrc/bindings.cpp states the same number.
+_ABI = 1
+_NATIVE_DTYPES = (torch.float32, torch.float64)
+_INSTRUCTION_SETS = {"x86-64-v4": "AVX-512", "x86-64-v3": "AVX2", "default": "baseline"}
+_FORCE_REFERENCE: ContextVar[bool] = ContextVar("epigraf_force_reference", default=False)
+
+
+class _Found(NamedTuple):
+    module: ModuleType | None
+    reason: str
+
+
+@functools.cache
+def _find() -> _Found:
+    """Imports ``epigraf._C`` on first use; a failure becomes a reason, never an exception."""
+    try:
+        module = importlib.import_module("epigraf._C")
+    except ImportError as error:
+        return _Found(None, f"epigraf._C not built: {error}")
+    if getattr(module, "ABI", None) != _ABI:
+        return _Found(None, "epigraf._C is from another version: run pip install again")
+    return _Found(module, "")
+
+
+def available() -> bool:
+    """Whether the native core was found."""
+    return _find().module is not None
+
+
+def reason() -> str:
+    """Why the native core is not used; empty where it is."""
+    if _FORCE_REFERENCE.get():
+        return "the reference was asked for"
+    return _find().reason
+
+
+def core() -> Any:
+    """The module ``epigraf._C``. Raises RuntimeError where it is missing (see `available`)."""
+    found = _find()
+    if found.module is None:
+        raise RuntimeError(found.reason)
+    return found.module
+
+
+def backend_line(device: torch.device | str = "cpu") -> str:
+    """One line that says which backend runs the ops on `device`, and why.
+
+    For instance ``native cpu (AVX2 clones, OpenMP 2 threads)`` or ``reference (pure torch):
+    epigraf._C not built: No module named 'epigraf._C'``.
+    """
+    device = torch.device(device)
+    if reason():
+        return f"reference (pure torch): {reason()}"
+    if device.type == "cuda":
+        if core().cuda_compiled():
+            return f"native cuda ({torch.cuda.get_device_name(device)})"
+        return "reference (pure torch): epigraf._C was built without CUDA"
+    if device.type != "cpu":
+        return f"reference (pure torch): epigraf._C has no code for {device.type}"
+    clones = _INSTRUCTION_SETS[core().cpu_instruction_set()]
+    threads = torch.get_num_threads()
+    openmp = (
+        f"OpenMP {threads} thread{'s' * (threads > 1)}" if core().cpu_has_openmp() else "serial"
+    )
+    return f"native cpu ({clones} clones, {openmp})"
+
+
+@contextlib.contextmanager
+def use_reference(flag: bool = True) -> Iterator[None]:
+    """Within the block, ops run their plain-torch reference (`flag` True) or the default choice.
+
+    The choice is made when an op is called; its backward pass follows the forward pass.
+    """
+    token = _FORCE_REFERENCE.set(flag)
+    try:
+        yield
+    finally:
+        _FORCE_REFERENCE.reset(token)
+
+
+def runs_native(tensor: Tensor) -> bool:
+    """Whether the core handles an op on tensors of this dtype and device, here and now.
+
+    torch.compile traces the reference, which it can fuse; it cannot look into the core.
+    """
+    if _FORCE_REFERENCE.get() or not available() or torch.compiler.is_compiling():
+        return False
+    if tensor.dtype not in _NATIVE_DTYPES:
+        return False
+    return tensor.device.type == "cpu" or (tensor.device.type == "cuda" and core().cuda_compiled())
+
+
+def launch(tensor: Tensor) -> Any:
+    """Where and in which precision the core works: from the tensor's device, stream and dtype."""
+    double = tensor.dtype == torch.float64
+    if tensor.device.type == "cuda":
+        stream = torch.cuda.current_stream(tensor.device).cuda_stream
+        return core().Launch(double, tensor.device.index, stream, 0)
+    return core().Launch(double, -1, 0, torch.get_num_threads())
+
+
+def addresses(*tensors: Tensor | None) -> tuple[int, ...]:
+    """The addresses of the first elements; 0 for None."""
+    return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)

@@ -1,0 +1,269 @@
+"""Volume rendering of any field: stratified samples, importance samples, compositing.
+
+A field is a callable that maps points to colours and raw densities; the renderer knows nothing else
+about it. Legend: B batch, R rays, S samples per ray, P points, F fine samples per ray.
+t is the distance along a unit ray in world units. Source: NeRF (Mildenhall et al. 2020), eq. 3 and
+section 5.2; pi-GAN and EpiGRAF for the integrator's conventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from epigraf.config import ClampMode, LastInterval
+from epigraf.ops.composite import Composite, composite
+from epigraf.rendering.draws import Draws
+from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
+
+INFINITE_DELTA = 1e10
+CLOSED_DELTA = 1e-3  # last interval in front of a background model
+_PDF_EPSILON = 1e-5
+
+Trace = dict[str, Tensor]
+
+
+class FieldSample(NamedTuple):
+    """Colours [B, P, 3] (linear, unbounded) and raw densities [B, P] (before shift and clamp)."""
+
+    colors: Tensor
+    densities: Tensor
+
+
+class Field(Protocol):
+    """Maps points_world [B, P, 3] and unit ray directions [B, R, 3] to a FieldSample.
+
+    P is a multiple of R and the samples of a ray are neighbours (P = R S, or one direction a point).
+    """
+
+    def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample: ...
+
+
+class Rendered(NamedTuple):
+    """What rays saw: features [B, R, 3], depth, opacity and final transmittance, each [B, R].
+
+    depth is the weighted sum of t, not normalised by the opacity; opacity is the sum of the weights
+    before ``last_back``; transmittance is what a background shows through: the one in front of the last
+    sample (official rule), or behind it where the last interval is FINITE.
+    """
+
+    features: Tensor
+    depth: Tensor
+    opacity: Tensor
+    transmittance: Tensor
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How rays are marched.
+
+    num_coarse >= 2 stratified samples and num_fine importance samples (0: none; else num_coarse >= 3)
+    between near and far, or inside the ball of object_radius. sigma = density_gain * clamp(raw + noise
+    + density_shift). ``last_interval`` AUTO is infinite without a background and 1e-3 with one.
+    ``deterministic`` switches the jitter and the random importance samples off. ``max_rays`` bounds
+    the rays of one pass (memory); the values do not depend on it.
+    """
+
+    num_coarse: int
+    num_fine: int
+    near: float
+    far: float
+    object_radius: float | None = None
+    clamp_mode: ClampMode = ClampMode.SOFTPLUS
+    density_shift: float = 0.0
+    density_gain: float = 1.0
+    density_noise_std: float = 0.0
+    last_interval: LastInterval = LastInterval.AUTO
+    last_back: bool = False
+    white_back: bool = False
+    has_background: bool = False
+    deterministic: bool = False
+    max_rays: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_coarse < 2 or (self.num_fine > 0 and self.num_coarse < 3):
+            raise ValueError(
+                "RenderOptions: num_coarse must be at least 2 (3 with importance samples), "
+                f"got {self.num_coarse}"
+            )
+
+
+class _RayNoise(NamedTuple):
+    """All random numbers of one rendering (None: not wanted), in the order of their drawing."""
+
+    jitter: Tensor | None  # [B, R, S]
+    coarse_density: Tensor | None  # [B, R, S]
+    importance_u: Tensor | None  # [B, R, F]
+    final_density: Tensor | None  # [B, R, S + F]
+
+    def rays(self, part: slice) -> _RayNoise:
+        return _RayNoise(*(None if x is None else x[:, part] for x in self))
+
+
+def activate_density(raw: Tensor, options: RenderOptions, noise: Tensor | None = None) -> Tensor:
+    """Densities sigma >= 0 from raw ones: gain * clamp(raw + std * noise + shift), any shape."""
+    if noise is not None:
+        raw = raw + options.density_noise_std * noise
+    if options.density_shift != 0:
+        raw = raw + options.density_shift
+    sigma = F.softplus(raw) if options.clamp_mode is ClampMode.SOFTPLUS else F.relu(raw)
+    return sigma if options.density_gain == 1 else sigma * options.density_gain
+
+
+def importance_t(t: Tensor, weights: Tensor, u: Tensor) -> Tensor:
+    """Depths [B, R, F], unsorted, where the weights say that there is something (NeRF, section 5.2).
+
+    The inverse of the piecewise linear distribution function with the weights of the inner samples
+    between the midpoints of t [B, R, S]; weights [B, R, S], u [B, R, F] in [0, 1]. No gradient.
+    """
+    bins = 0.5 * (t[..., :-1] + t[..., 1:])
+    pdf = weights[..., 1:-1] + 2 * _PDF_EPSILON
+    pdf = pdf / pdf.sum(-1, keepdim=True)
+    cdf = F.pad(torch.cumsum(pdf, dim=-1), (1, 0))
+    above = torch.searchsorted(cdf, u.contiguous())
+    below = (above - 1).clamp_min(0)
+    above = above.clamp_max(bins.shape[-1] - 1)
+    cdf_below, bins_below = cdf.gather(-1, below), bins.gather(-1, below)
+    width = cdf.gather(-1, above) - cdf_below
+    width = torch.where(width < _PDF_EPSILON, torch.ones_like(width), width)
+    return torch.addcmul(bins_below, (u - cdf_below) / width, bins.gather(-1, above) - bins_below)
+
+
+def render_rays(
+    field: Field, rays: Rays, options: RenderOptions, *, draws: Draws, trace: Trace | None = None
+) -> Rendered:
+    """March rays through a field.
+
+    Rays that miss the object's ball contribute nothing (opacity 0, transmittance 1). ``trace``, if
+    given, receives the intermediate tensors (and switches chunking off).
+    """
+    noise = _draw_noise(rays, options, draws)
+    count = rays.directions.shape[1]
+    chunk = count if trace is not None or options.max_rays is None else max(options.max_rays, 1)
+    if count <= chunk:
+        return _march(field, rays, options, noise, trace)
+    parts = [
+        _march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s), None)
+        for s in ray_chunks(count, chunk)
+    ]
+    return Rendered(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
+
+
+def ray_chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``count`` rays."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _draw_noise(rays: Rays, options: RenderOptions, draws: Draws) -> _RayNoise:
+    """Draw for all rays at once, so that chunking changes no value."""
+    like = rays.directions
+    batch, count = like.shape[:2]
+    coarse, fine = options.num_coarse, options.num_fine
+    jitter = density = u = final = None
+    if not options.deterministic:
+        jitter = draws.uniform("jitter", (batch, count, coarse, 1), like)[..., 0]
+    if options.density_noise_std > 0 and fine > 0:
+        density = draws.normal("coarse_density", (batch, count, coarse, 1), like)[..., 0]
+    if fine > 0 and not options.deterministic:
+        u = draws.uniform("importance_u", (batch * count, fine), like).view(batch, count, fine)
+    elif fine > 0:
+        u = torch.linspace(0, 1, fine, dtype=like.dtype, device=like.device)
+        u = u.expand(batch, count, fine)
+    if options.density_noise_std > 0:
+        final = draws.normal("final_density", (batch, count, coarse + fine, 1), like)[..., 0]
+    return _RayNoise(jitter, density, u, final)
+
+
+def _march(
+    field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise, trace: Trace | None
+) -> Rendered:
+    segment = ray_segment(rays, options.near, options.far, options.object_radius)
+    t = stratified_t(segment, options.num_coarse, noise.jitter)
+    colors, raw = _evaluate(field, rays, t, trace, "coarse")
+    if options.num_fine > 0:
+        with torch.no_grad():
+            coarse = _integrate(colors, raw, t, segment, options, noise.coarse_density)
+            t_fine = importance_t(t, coarse.weights, _present(noise.importance_u))
+        _trace_importance(trace, t, coarse.weights, t_fine)
+        fine_colors, fine_raw = _evaluate(field, rays, t_fine, trace, "fine")
+        t, order = torch.sort(torch.cat([t_fine, t], dim=-1), dim=-1)
+        raw = torch.cat([fine_raw, raw], dim=-1).gather(-1, order)
+        colors = torch.cat([fine_colors, colors], dim=2)
+        colors = colors.gather(2, order[..., None].expand_as(colors))
+    result = _integrate(colors, raw, t, segment, options, noise.final_density)
+    features = result.features
+    if options.white_back:
+        features = features + (1 - result.opacity)[..., None]
+    _trace_final(trace, colors, raw, t, result, features)
+    finite = options.last_interval is LastInterval.FINITE
+    behind = (1 - result.opacity) if finite else result.transmittance
+    return Rendered(features, result.depth, result.opacity, behind)
+
+
+def _present(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise ValueError("render_rays: importance sampling needs its random numbers")
+    return value
+
+
+def _evaluate(
+    field: Field, rays: Rays, t: Tensor, trace: Trace | None, name: str
+) -> tuple[Tensor, Tensor]:
+    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]."""
+    batch, count, samples = t.shape
+    points = torch.addcmul(rays.origins[:, :, None], rays.directions[:, :, None], t[..., None])
+    sample = field(points.view(batch, count * samples, 3), rays.directions)
+    if trace is not None:
+        trace[f"{name}_points"] = points
+        trace[f"{name}_z"] = t[..., None]
+        trace[f"{name}_mlp_out"] = torch.cat([sample.colors, sample.densities[..., None]], dim=-1)
+    return sample.colors.view(batch, count, samples, -1), sample.densities.view(t.shape)
+
+
+def _integrate(
+    colors: Tensor,
+    raw: Tensor,
+    t: Tensor,
+    segment: RaySegment,
+    options: RenderOptions,
+    noise: Tensor | None,
+) -> Composite:
+    sigma = activate_density(raw, options, noise)
+    last = _last_delta(t, segment, options)
+    return composite(colors, sigma, t, last, last_back=options.last_back)
+
+
+def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float | Tensor:
+    """Length of the interval behind the last sample; nothing behind a ray that misses the object."""
+    if options.last_interval is LastInterval.FINITE:
+        return (segment.far - t[..., -1]).clamp_min(0)
+    closed = options.last_interval is LastInterval.AUTO and options.has_background
+    delta = CLOSED_DELTA if closed else INFINITE_DELTA
+    return delta if segment.hit is None else delta * segment.hit.to(t.dtype)
+
+
+def _trace_importance(trace: Trace | None, t: Tensor, weights: Tensor, t_fine: Tensor) -> None:
+    if trace is None:
+        return
+    trace["coarse_weights"] = weights[..., None]
+    trace["pdf_bins"] = 0.5 * (t[..., :-1] + t[..., 1:])
+    trace["pdf_weights"] = weights[..., 1:-1] + _PDF_EPSILON
+    trace["fine_z"] = t_fine
+
+
+def _trace_final(
+    trace: Trace | None, colors: Tensor, raw: Tensor, t: Tensor, result: Composite, features: Tensor
+) -> None:
+    if trace is None:
+        return
+    trace["final_rgb_sigma"] = torch.cat([colors, raw[..., None]], dim=-1)
+    trace["final_z"] = t[..., None]
+    trace["final_weights"] = result.weights[..., None]
+    trace["final_rendered_feats"] = features
+    trace["final_depth"] = result.depth[..., None]
+    trace["final_final_transmittance"] = result.transmittance

@@ -1,0 +1,156 @@
+"""Camera paths for videos and turntables (spec section 15).
+
+Angles are `[yaw, pitch, roll]` in radians, pitch measured from +y (pi/2 = horizon); `fov` is the
+full field of view in degrees. N frames. Everything is float64 so that a path is exact; cast to the
+model's dtype where it is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+HORIZON = math.pi / 2
+
+
+@dataclass(frozen=True)
+class CameraPath:
+    """A camera per frame: `angles` [N, 3] radians (yaw, pitch, roll), `fov` [N] degrees."""
+
+    angles: Tensor
+    fov: Tensor
+
+    def __post_init__(self) -> None:
+        if self.angles.ndim != 2 or self.angles.shape[1] != 3:
+            raise ValueError(f"CameraPath: angles must be [N, 3], got {list(self.angles.shape)}")
+        if self.fov.shape != self.angles.shape[:1]:
+            raise ValueError(
+                f"CameraPath: fov must have shape [N] = [{self.angles.shape[0]}], "
+                f"got {list(self.fov.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return int(self.angles.shape[0])
+
+
+class PathKind(Enum):
+    """The camera paths that the command line offers."""
+
+    CIRCLE = "circle"
+    FRONT_CIRCLE = "front_circle"
+    WIGGLE = "wiggle"
+    LINE = "line"
+    POINTS = "points"
+
+
+def circle(
+    fov: float,
+    num_frames: int = 64,
+    *,
+    pitch: float = HORIZON - 0.35,
+    yaw_start: float = 0.0,
+    turns: float = 1.0,
+) -> CameraPath:
+    """A turntable: `turns` full turns of the yaw at a fixed pitch.
+
+    The end is left out, so that the frames loop without a repeated one. Negative `turns` go the
+    other way. The default pitch looks down by 20 degrees.
+    """
+    _check_frames("circle", num_frames)
+    phase = torch.arange(num_frames, dtype=torch.float64) / num_frames
+    yaw = yaw_start + 2 * math.pi * turns * phase
+    return _path(yaw, torch.full_like(yaw, pitch), fov)
+
+
+def front_circle(
+    fov: float,
+    num_frames: int = 64,
+    *,
+    yaw_diff: float = 0.3,
+    pitch_diff: float = 0.2,
+    fov_diff: float = 1.0,
+    yaw_mean: float = 0.0,
+) -> CameraPath:
+    """The camera circles around the frontal view: yaw = yaw_diff sin, pitch = pi/2 + pitch_diff cos,
+    fov = fov + fov_diff sin, over one loop whose end is included (as the official videos).
+    """
+    _check_frames("front_circle", num_frames)
+    phase = 2 * math.pi * torch.linspace(0, 1, num_frames, dtype=torch.float64)
+    yaw = yaw_mean + yaw_diff * torch.sin(phase)
+    pitch = HORIZON + pitch_diff * torch.cos(phase)
+    return _path(yaw, pitch, fov + fov_diff * torch.sin(phase))
+
+
+def wiggle(
+    fov: float,
+    num_frames: int = 16,
+    *,
+    yaw_left: float = -1.57,
+    yaw_right: float = 1.57,
+    pitch_diff: float = 0.5,
+) -> CameraPath:
+    """Yaw runs evenly from left to right while the pitch swings once: pi/2 + pitch_diff cos."""
+    _check_frames("wiggle", num_frames)
+    yaw = torch.linspace(yaw_left, yaw_right, num_frames, dtype=torch.float64)
+    phase = 2 * math.pi * torch.linspace(0, 1, num_frames, dtype=torch.float64)
+    return _path(yaw, HORIZON + pitch_diff * torch.cos(phase), fov)
+
+
+def line(
+    fov: float,
+    num_frames: int = 16,
+    *,
+    yaw_left: float = -1.57,
+    yaw_right: float = 1.57,
+    pitch_left: float = 0.835,
+    pitch_right: float = 0.835,
+) -> CameraPath:
+    """Yaw and pitch run evenly from the left end to the right end, both included."""
+    _check_frames("line", num_frames)
+    yaw = torch.linspace(yaw_left, yaw_right, num_frames, dtype=torch.float64)
+    pitch = torch.linspace(pitch_left, pitch_right, num_frames, dtype=torch.float64)
+    return _path(yaw, pitch, fov)
+
+
+def points(
+    fov: float, yaws: Sequence[float] = (0.0, -0.3, 0.3), *, pitch: float = 1.57
+) -> CameraPath:
+    """One frame for each yaw, all at the same pitch."""
+    if not yaws:
+        raise ValueError("points: yaws must name at least one view")
+    yaw = torch.tensor(list(yaws), dtype=torch.float64)
+    return _path(yaw, torch.full_like(yaw, pitch), fov)
+
+
+def camera_path(kind: PathKind, fov: float, num_frames: int) -> CameraPath:
+    """The path of a kind with its default extent; `points` gives `num_frames` views spread evenly
+    over yaw -0.3..0.3.
+    """
+    if kind is PathKind.POINTS:
+        _check_frames("points", num_frames)
+        yaws = torch.linspace(-0.3, 0.3, num_frames, dtype=torch.float64)
+        return points(fov, [float(y) for y in yaws] if num_frames > 1 else (0.0,))
+    makers = {
+        PathKind.CIRCLE: circle,
+        PathKind.FRONT_CIRCLE: front_circle,
+        PathKind.WIGGLE: wiggle,
+        PathKind.LINE: line,
+    }
+    return makers[kind](fov, num_frames)
+
+
+def _check_frames(name: str, num_frames: int) -> None:
+    if num_frames < 1:
+        raise ValueError(f"{name}: num_frames must be at least 1, got {num_frames}")
+
+
+def _path(yaw: Tensor, pitch: Tensor, fov: float | Tensor) -> CameraPath:
+    """Stack yaw [N] and pitch [N] with a zero roll; a number as fov is repeated."""
+    angles = torch.stack([yaw, pitch, torch.zeros_like(yaw)], dim=1)
+    degrees = fov if isinstance(fov, Tensor) else torch.full_like(yaw, fov)
+    return CameraPath(angles, degrees)

@@ -1,0 +1,197 @@
+"""Surfaces of analytic fields: a sphere's radius, volume and normals are known exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from torch import Tensor
+
+from epigraf.config import Config, LastInterval
+from epigraf.errors import EpigrafError
+from epigraf.geometry.density import Bounds, Lattice, Volume, density_grid
+from epigraf.geometry.extract import MeshOptions, extract_mesh
+from epigraf.geometry.mesh import (
+    Mesh,
+    colors_to_uint8,
+    count_components,
+    extract_surface,
+    largest_component,
+    marching_cubes,
+)
+from epigraf.rendering.renderer import FieldSample
+
+RADIUS = 0.6
+
+
+class Ball:
+    """Raw density 50 at depth 1 inside a ball of RADIUS around `centre`, linear in the distance.
+
+    The colour is the point's direction from the centre, or the view direction.
+    """
+
+    def __init__(self, centre: tuple[float, float, float] = (0.0, 0.0, 0.0), view: bool = False):
+        self.centre, self.view = torch.tensor(centre), view
+
+    def density_raw(self, points_world: Tensor) -> Tensor:
+        return 50 * (RADIUS - (points_world - self.centre).norm(dim=-1))
+
+    def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample:
+        offset = points_world - self.centre
+        repeat = points_world.shape[1] // directions.shape[1]
+        color = directions.repeat_interleave(repeat, dim=1) if self.view else offset
+        color = color / color.norm(dim=-1, keepdim=True)
+        return FieldSample(color, self.density_raw(points_world))
+
+
+def _volume(field: Ball, resolution: int = 64) -> Volume:
+    return density_grid(field.density_raw, Lattice(resolution, Bounds.cube(2.0)))
+
+
+def _trimesh(mesh: Mesh) -> trimesh.Trimesh:
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+
+
+@pytest.mark.parametrize("centre", [(0.0, 0.0, 0.0), (0.13, -0.21, 0.3)])
+def test_sphere_has_its_radius_volume_and_normals(centre: tuple[float, float, float]) -> None:
+    mesh = extract_surface(_volume(Ball(centre)), 0.0)
+    offset = mesh.vertices - centre
+    distance = np.linalg.norm(offset, axis=1)
+    assert np.abs(distance - RADIUS).max() < 0.1 * 2 / 63
+    shape = _trimesh(mesh)
+    assert shape.is_watertight
+    assert shape.is_winding_consistent
+    assert shape.volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.005)
+    assert (mesh.normals * offset / distance[:, None]).sum(1).min() > 0.9999
+    assert (shape.vertex_normals * mesh.normals).sum(1).min() > 0.99
+
+
+def test_level_moves_the_surface_by_the_gradient() -> None:
+    mesh = extract_surface(_volume(Ball()), 5.0)  # 5 / 50 = 0.1 further inside
+    distance = np.linalg.norm(mesh.vertices, axis=1)
+    assert np.abs(distance - (RADIUS - 0.1)).max() < 0.1 * 2 / 63
+
+
+def test_a_level_that_lattice_values_hit_exactly_leaves_no_empty_triangle() -> None:
+    grid = np.mgrid[:21, :21, :21].astype(np.float32)
+    values = (6 - np.linalg.norm(grid - 10, axis=0)).astype(np.float32)
+    mesh = extract_surface(Volume(values, Lattice(21, Bounds.cube(20.0))), 0.0)
+    shape = _trimesh(mesh)
+    assert shape.is_watertight
+    assert shape.area_faces.min() > 0
+    assert len(np.unique(mesh.vertices, axis=0)) == len(mesh.vertices)
+
+
+def test_what_leaves_the_lattice_is_capped_half_a_voxel_outside() -> None:
+    lattice = Lattice(9, Bounds((-1.0, -2.0, -3.0), (1.0, 2.0, 3.0)))
+    volume = density_grid(lambda p: 1 + p[..., 0], lattice)  # inside: x > -0.5 for level 0.5
+    mesh = extract_surface(volume, 0.5)
+    half = lattice.spacing / 2
+    assert _trimesh(mesh).is_watertight
+    np.testing.assert_allclose(mesh.vertices.min(0), [-0.5, -2 - half[1], -3 - half[2]], atol=1e-5)
+    np.testing.assert_allclose(mesh.vertices.max(0), np.array([1, 2, 3]) + half, atol=1e-5)
+    opened = extract_surface(volume, 0.5, close=False)
+    assert np.abs(opened.vertices[:, 0] + 0.5).max() < 1e-5
+
+
+def test_clip_radius_cuts_along_the_ball_and_keeps_what_is_inside() -> None:
+    cut = extract_surface(_volume(Ball()), 0.0, clip_radius=0.5)
+    distance = np.linalg.norm(cut.vertices, axis=1)
+    assert np.abs(distance - 0.5).max() < 0.5 * 2 / 63
+    assert _trimesh(cut).is_watertight
+    whole, kept = (extract_surface(_volume(Ball()), 0.0, clip_radius=r) for r in (None, 0.8))
+    np.testing.assert_allclose(kept.vertices, whole.vertices, atol=1e-6)
+
+
+def test_marching_cubes_of_one_corner() -> None:
+    values = np.zeros((2, 2, 2), np.float32)
+    values[0, 0, 0] = 4.0
+    vertices, faces = marching_cubes(values, 1.0)  # crosses at 3/4 of each edge
+    np.testing.assert_allclose(np.sort(vertices, axis=0)[-1], [0.75] * 3)
+    assert faces.shape == (1, 3)
+    a, b, c = vertices[faces[0]]
+    assert np.cross(b - a, c - a).min() > 0  # away from the dense corner
+
+
+def test_largest_component_drops_the_small_ball() -> None:
+    def two(points: Tensor) -> Tensor:
+        big = 0.4 - (points - torch.tensor([-0.4, 0.0, 0.0])).norm(dim=-1)
+        small = 0.15 - (points - torch.tensor([0.6, 0.0, 0.0])).norm(dim=-1)
+        return torch.maximum(big, small)
+
+    mesh = extract_surface(density_grid(two, Lattice(48, Bounds.cube(2.0))), 0.0)
+    assert count_components(mesh) == 2
+    mesh = replace(mesh, colors=np.zeros((len(mesh.vertices), 3), np.uint8))
+    big = largest_component(mesh)
+    assert count_components(big) == 1
+    assert big.vertices[:, 0].max() < 0.05
+    assert big.colors is not None and len(big.colors) == len(big.normals) == len(big.vertices)
+    assert _trimesh(big).is_watertight
+    assert _trimesh(big).volume == pytest.approx(4 / 3 * math.pi * 0.4**3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("values", "level", "message"),
+    [
+        (0.0, 0.0, "the volume is empty, its density is 0 everywhere"),
+        (None, 100.0, "level 100 is above every density of the volume; choose one between"),
+        (None, -1e4, "level -10000 is below every density"),
+        (math.nan, 0.0, "contains NaN"),
+    ],
+)
+def test_impossible_surfaces_say_why(values: float | None, level: float, message: str) -> None:
+    volume = _volume(Ball(), 8)
+    if values is not None:
+        volume = replace(volume, values=np.full((8, 8, 8), values, np.float32))
+    with pytest.raises(ValueError, match=message):
+        extract_surface(volume, level)
+
+
+def _config(**dataset: object) -> Config:
+    return Config.from_dict(
+        {
+            "dataset": {"cube_scale": 1.0, "camera": {"radius": 3.0}, **dataset},
+            "model": {"generator": {"density_gain": 20.0, "last_interval": LastInterval.FINITE}},
+        }
+    )
+
+
+def test_colors_are_those_of_the_surface() -> None:
+    options = MeshOptions(resolution=48, level=0.0)
+    mesh = extract_mesh(Ball(), _config(), options)
+    assert mesh.colors is not None and mesh.colors.dtype == np.uint8
+    expected = (mesh.vertices / np.linalg.norm(mesh.vertices, axis=1, keepdims=True) + 1) * 127.5
+    assert np.abs(mesh.colors - expected).max() <= 1.5
+
+
+def test_view_conditioned_colors_are_seen_from_outside() -> None:
+    mesh = extract_mesh(Ball(view=True), _config(), MeshOptions(resolution=32, level=0.0))
+    assert mesh.colors is not None
+    assert np.abs(mesh.colors - (1 - mesh.normals) * 127.5).max() <= 1.0
+
+
+def test_mesh_does_not_depend_on_the_block_size() -> None:
+    a, b = (
+        extract_mesh(Ball(), _config(), MeshOptions(24, 0.0, max_points=n)) for n in (257, 65536)
+    )
+    np.testing.assert_array_equal(a.vertices, b.vertices)
+    np.testing.assert_array_equal(a.colors, b.colors)
+
+
+def test_default_bounds_are_the_object_ball_and_it_is_clipped() -> None:
+    mesh = extract_mesh(Ball(), _config(object_radius=0.4), MeshOptions(32, 0.0, colors=False))
+    assert np.abs(np.linalg.norm(mesh.vertices, axis=1) - 0.4).max() < 0.5 * 0.8 / 31
+
+
+def test_level_out_of_range_is_a_users_error() -> None:
+    with pytest.raises(EpigrafError, match="mesh: surface: level 1e\\+06 is above every density"):
+        extract_mesh(Ball(), _config(), MeshOptions(16, 1e6))
+
+
+def test_colors_to_uint8_maps_minus_one_to_zero_and_clamps() -> None:
+    colors = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0])
+    assert colors_to_uint8(colors).tolist() == [0, 0, 128, 255, 255]

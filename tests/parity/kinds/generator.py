@@ -1,0 +1,178 @@
+"""Generator cases: latents to images, with every intermediate tensor on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from epigraf.interop.official import generator_state_from_official
+from epigraf.models.backbone import NoiseMode
+from epigraf.models.generator import Generator, Image, View
+from epigraf.ops.triplane import sample_triplane
+from epigraf.rendering.draws import ReplayDraws
+from epigraf.rendering.patches import PatchParams
+from tests.parity.case import Case
+from tests.parity.report import Report
+
+IMAGE_RTOL = 2e-4  # the README's tolerance: a sample may fall on the other side of a bin's edge
+# What lies behind the (discontinuous) choice of the importance samples' bins.
+_BEHIND_BINS = ("fine_", "final_")
+_VARIANTS = {
+    "img_ignore_bg": {"ignore_bg": True},
+    "img_bg_only": {"bg_only": True},
+}
+
+
+def check(case: Case, report: Report) -> None:
+    generator = load_generator(case)
+    trace: dict[str, Tensor] = {}
+    _record_blocks(generator, trace)
+    with torch.no_grad():
+        ws = _mapping(case, generator, draws := case.draws())
+        trace["ws"] = ws
+        view = _view(case)
+        image = _render(case, generator, ws, view, draws, trace)
+        _compare_trace(case, report, trace)
+        _compare_images(case, report, generator, ws, view, image, draws)
+        if "probe/points" in case.tensors:
+            _compare_probe(case, report, generator, trace["planes"])
+
+
+def load_generator(case: Case, prefix: str = "G/") -> Generator:
+    """The case's generator in the case's mode."""
+    generator = Generator(case.config())
+    generator.load_state_dict(generator_state_from_official(case.prefix(prefix)))
+    return generator.train(case.info["mode"] == "train")
+
+
+def _mapping(case: Case, generator: Generator, draws: ReplayDraws) -> Tensor:
+    return generator.mapping(
+        case.tensors["in/z"],
+        case.tensors.get("in/c"),
+        case.tensors.get("in/camera_angles_cond"),
+        truncation_psi=case.info.get("truncation_psi", 1),
+        truncation_cutoff=case.info.get("truncation_cutoff"),
+        draws=draws,
+    )
+
+
+def _view(case: Case) -> View:
+    patch = None
+    if "in/patch_scales" in case.tensors:
+        patch = PatchParams(case.tensors["in/patch_scales"], case.tensors["in/patch_offsets"])
+    fov = case.tensors.get("in/fov", case.info.get("fov"))
+    train = case.info["mode"] == "train"
+    return View(
+        patch=patch,
+        fov=fov,
+        deterministic=case.info.get("deterministic", False),
+        density_noise_std=case.info.get("nerf_noise_std", 0.0) if train else 0.0,
+    )
+
+
+def _render(
+    case: Case,
+    generator: Generator,
+    ws: Tensor,
+    view: View,
+    draws: ReplayDraws,
+    trace: dict[str, Tensor] | None = None,
+) -> Image:
+    mode = NoiseMode(case.info.get("noise_mode", "random"))
+    angles = case.tensors["in/camera_angles"]
+    return generator.synthesis(ws, angles, view, noise_mode=mode, draws=draws, trace=trace)
+
+
+def _record_blocks(generator: Generator, trace: dict[str, Tensor]) -> None:
+    """Record every block's features and running planes, as their hooks see them, once."""
+
+    def record(name: str):
+        def hook(module, inputs, output) -> None:
+            for key, value in zip((f"{name}.x", f"{name}.img"), output, strict=True):
+                trace.setdefault(key, value)
+
+        return hook
+
+    for resolution in generator.backbone.block_resolutions:
+        name = f"b{resolution}"
+        generator.backbone.get_submodule(name).register_forward_hook(record(name))
+
+
+def _compare_trace(case: Case, report: Report, trace: dict[str, Tensor]) -> None:
+    for name, expected in case.prefix("mid/").items():
+        if name == "ray_index":
+            continue
+        if name not in trace:
+            report.failure(f"mid/{name}", "not computed")
+            continue
+        ours = _as_recorded(case, trace, name, expected)
+        rtol = IMAGE_RTOL if name.startswith(_BEHIND_BINS) else 1e-5
+        report.compare(f"mid/{name}", ours, expected, rtol=rtol)
+
+
+def _as_recorded(case: Case, trace: dict[str, Tensor], name: str, expected: Tensor) -> Tensor:
+    """Ours in the shape of the recorded tensor, which may hold only some of the rays."""
+    ours = trace[name]
+    if ours.shape == expected.shape:
+        return ours
+    batch, count = trace["ray_d_world"].shape[:2]
+    if ours.numel() % (batch * count) == 0:
+        per_ray = ours.reshape(batch, count, *_sample_shape(ours, batch, count, expected))
+        if "mid/ray_index" in case.tensors:
+            per_ray = per_ray[:, case.tensors["mid/ray_index"]]
+        if per_ray.numel() == expected.numel():
+            return per_ray.reshape(expected.shape)
+    return ours.reshape(expected.shape) if ours.numel() == expected.numel() else ours
+
+
+def _sample_shape(ours: Tensor, batch: int, count: int, expected: Tensor) -> tuple[int, ...]:
+    """What a ray holds of a tensor, whatever way its rays and samples were flattened."""
+    last = expected.shape[-1]
+    per_ray = ours.numel() // (batch * count)
+    return (per_ray // last, last) if per_ray % last == 0 else (per_ray,)
+
+
+def _compare_images(
+    case: Case,
+    report: Report,
+    generator: Generator,
+    ws: Tensor,
+    view: View,
+    image: Image,
+    draws: ReplayDraws,
+) -> None:
+    out = case.prefix("out/")
+    pictures = {"img": image.image}
+    if "depth" in out:
+        pictures["depth"] = image.depth
+        if draws.remaining:  # the official code renders a second time for the depth
+            pictures["depth"] = _render(case, generator, ws, view, draws).depth
+    for name, change in _VARIANTS.items():
+        if name in out:
+            again = draws if draws.remaining else _draws_of_rendering(case, generator)
+            variant = replace(view, **change)
+            pictures[name] = _render(case, generator, ws, variant, again).image
+    for name, ours in pictures.items():
+        report.compare(f"out/{name}", ours, out[name], rtol=IMAGE_RTOL)
+    draws.finish()
+
+
+def _draws_of_rendering(case: Case, generator: Generator) -> ReplayDraws:
+    """The recorded draws again, without those that the mapping network takes."""
+    draws = case.draws()
+    _mapping(case, generator, draws)
+    return draws
+
+
+def _compare_probe(case: Case, report: Report, generator: Generator, planes: Tensor) -> None:
+    """Plane features and (r, g, b, raw density) at given points, some of them outside the cube."""
+    points, directions = case.tensors["probe/points"], case.tensors["probe/ray_d"]
+    field = generator.field(planes)
+    sample = field(points, directions)
+    ours = torch.cat([sample.colors, sample.densities[..., None]], dim=-1)
+    report.compare("probe/rgb_sigma", ours, case.tensors["probe/rgb_sigma"], rtol=1e-4)
+    features = sample_triplane(field.planes, points / field.cube_scale)
+    expected = case.tensors["probe/features"].mean(dim=1)
+    report.compare("probe/features", features, expected, rtol=1e-5)

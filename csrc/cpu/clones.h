@@ -7,3 +7,10 @@
 #else
 #define EPIGRAF_CLONES
 #endif
+
+// A lambda that a clone calls must become part of it, or it runs the baseline's instructions.
+#if defined(__GNUC__)
+#define EPIGRAF_INLINE_LAMBDA __attribute__((always_inline))
+#else
+#define EPIGRAF_INLINE_LAMBDA
+#endif

@@ -32,7 +32,7 @@ EPIGRAF_HD void forward_points(const TriplaneForward<T>& p, int64_t begin, int64
   const TriplaneShape shape = p.shape;
   for (int64_t i = begin; i < end; ++i) {
     const T* planes = p.planes + i / shape.points * shape.batch_stride;
-    for_channel_blocks(shape.channels, [&](auto block, int64_t c) {
+    for_channel_blocks(shape.channels, [&](auto block, int64_t c) EPIGRAF_INLINE_LAMBDA {
       triplane_point<decltype(block)::value>(planes + c, p.points + 3 * i, shape,
                                              p.features + i * shape.channels + c);
     });
@@ -45,7 +45,7 @@ EPIGRAF_HD void backward_points(const TriplaneBackward<T>& p, int64_t begin, int
   for (int64_t i = begin; i < end; ++i) {
     const T* planes = p.planes + i / shape.points * shape.batch_stride;
     T grad_point[3] = {};
-    for_channel_blocks(shape.channels, [&](auto block, int64_t c) {
+    for_channel_blocks(shape.channels, [&](auto block, int64_t c) EPIGRAF_INLINE_LAMBDA {
       triplane_point_vjp_point<decltype(block)::value>(planes + c, p.points + 3 * i, shape,
                                                        p.grad_features + i * shape.channels + c,
                                                        grad_point);
@@ -82,13 +82,14 @@ EPIGRAF_HD void backward_band(const TriplaneBackward<T>& p, const Band& band) {
     clip(taps, band);
     if (!taps.top && !taps.bottom) continue;
     const T* grad_features = p.grad_features + i * shape.channels;
-    for_channel_blocks(shape.channels, [&](auto block, int64_t c) {
+    for_channel_blocks(shape.channels, [&](auto block, int64_t c) EPIGRAF_INLINE_LAMBDA {
       constexpr int kBlock = decltype(block)::value;
       T grad[kBlock];
       EPIGRAF_SIMD
       for (int k = 0; k < kBlock; ++k) grad[k] = grad_features[c + k] / T(kPlanes);
       plane_read_vjp_plane<kBlock>(grad_plane + c, taps, shape, grad,
-                                   [](T* where, const auto& share) { add_block(where, share); });
+                                   [](T* where, const auto& share)
+                                       EPIGRAF_INLINE_LAMBDA { add_block(where, share); });
     });
   }
 }

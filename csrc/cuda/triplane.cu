@@ -81,13 +81,15 @@ template <int kBlock, typename T>
 __device__ void add_block(T* where, const T* share) {
   for (int c = 0; c < kBlock; ++c) atomicAdd(where + c, share[c]);
 }
-#if defined(EPIGRAF_HAS_FLOAT4_ATOMICS)
 template <>
 __device__ void add_block<4, float>(float* where, const float* share) {
+#if defined(EPIGRAF_HAS_FLOAT4_ATOMICS)
   const float4 all = {share[0], share[1], share[2], share[3]};
   atomicAdd(reinterpret_cast<float4*>(where), all);
-}
+#else
+  for (int c = 0; c < 4; ++c) atomicAdd(where + c, share[c]);
 #endif
+}
 
 // The gradient of the four pixels of one cell, gathered in registers while consecutive points (the
 // samples of a ray, often) stay in that cell, and added to the plane when they leave it.

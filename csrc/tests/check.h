@@ -4,6 +4,7 @@
 // "forward". A failed CHECK is printed with its place and its values, and the test goes on.
 #pragma once
 
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -63,13 +64,16 @@ inline int run(const char* filter) {
   for (const Test& test : tests()) {
     if (filter != nullptr && std::strstr(test.name, filter) == nullptr) continue;
     const int before = failures();
+    const auto start = std::chrono::steady_clock::now();
     ++ran;
     try {
       test.body();
     } catch (const std::exception& error) {
       fail(test.name, 0, std::string("exception: ") + error.what());
     }
-    std::printf("%s %s\n", failures() == before ? "ok  " : "FAIL", test.name);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    std::printf("%s %6.2f s  %s\n", failures() == before ? "ok  " : "FAIL", seconds.count(),
+                test.name);
     failed += failures() != before;
   }
   std::printf("%d tests, %d failed\n", ran, failed);

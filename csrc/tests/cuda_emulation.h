@@ -42,7 +42,7 @@
 
 // The two spellings that differ between nvcc and this header; cuda/device.cuh holds nvcc's.
 #define EPIGRAF_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  cuda_emulation::launch(grid, block, shared_bytes, [&] { (kernel)(__VA_ARGS__); })
+  cuda_emulation::launch({grid, block, shared_bytes, stream}, [&] { (kernel)(__VA_ARGS__); })
 #define EPIGRAF_DYNAMIC_SHARED(type, name) \
   type* name = static_cast<type*>(cuda_emulation::state().dynamic_shared.get())
 
@@ -101,7 +101,6 @@ struct State {
   std::function<void()> kernel;
   std::shared_ptr<void> dynamic_shared;
   cudaError_t last_error = cudaSuccess;
-  std::int64_t launches = 0;
 };
 
 inline State& state() {
@@ -302,32 +301,52 @@ inline void run_block() {
   }
 }
 
-inline bool valid_launch(dim3 grid, dim3 block, std::size_t shared_bytes) {
+struct LaunchShape {
+  dim3 grid, block;
+  std::size_t shared_bytes;
+  cudaStream_t stream;
+};
+
+inline bool valid_launch(const LaunchShape& shape) {
+  const dim3 grid = shape.grid, block = shape.block;
   const std::uint64_t threads = std::uint64_t{block.x} * block.y * block.z;
   const bool grid_fits = grid.x > 0 && grid.x < (1u << 31) && grid.y > 0 && grid.y < 65536 &&
                          grid.z > 0 && grid.z < 65536;
-  return grid_fits && threads > 0 && threads <= 1024 && block.z <= 64 && shared_bytes <= 48 * 1024;
+  return grid_fits && threads > 0 && threads <= 1024 && block.z <= 64 &&
+         shape.shared_bytes <= 48 * 1024;
 }
 
-inline void launch(dim3 grid, dim3 block, std::size_t shared_bytes, std::function<void()> kernel) {
+inline void launch(const LaunchShape& shape, std::function<void()> kernel) {
   State& s = state();
-  if (!valid_launch(grid, block, shared_bytes)) {
+  if (!valid_launch(shape)) {
     s.last_error = cudaErrorInvalidConfiguration;
     return;
   }
-  ++s.launches;
   s.kernel = std::move(kernel);
   s.failure.clear();
-  s.threads.resize(std::size_t{block.x} * block.y * block.z);
-  s.dynamic_shared.reset(std::malloc(shared_bytes + (shared_bytes == 0)), std::free);
-  gridDim = grid;
-  blockDim = block;
-  for (int i : visiting_order(static_cast<int>(grid.x * grid.y * grid.z))) {
+  s.threads.resize(std::size_t{shape.block.x} * shape.block.y * shape.block.z);
+  s.dynamic_shared.reset(std::malloc(std::max<std::size_t>(shape.shared_bytes, 1)), std::free);
+  gridDim = shape.grid;
+  blockDim = shape.block;
+  for (int i : visiting_order(static_cast<int>(gridDim.x * gridDim.y * gridDim.z))) {
     const unsigned b = static_cast<unsigned>(i);
-    blockIdx = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
-    std::memset(s.dynamic_shared.get(), 0xff, shared_bytes);
+    blockIdx = {b % gridDim.x, b / gridDim.x % gridDim.y, b / (gridDim.x * gridDim.y)};
+    std::memset(s.dynamic_shared.get(), 0xff, shape.shared_bytes);
     run_block();
   }
+}
+
+// Calls `function` once in each order (three shuffles), and leaves the forward order behind.
+template <typename Function>
+void in_every_order(Function function) {
+  set_order(Order::reversed);
+  function();
+  for (unsigned seed = 0; seed < 3; ++seed) {
+    set_order(Order::shuffled, seed);
+    function();
+  }
+  set_order(Order::forward);
+  function();
 }
 
 }  // namespace cuda_emulation

@@ -94,8 +94,11 @@ class Fiber {
   // The next enter() calls `entry` from its beginning; what the fiber did before is dropped.
   void start(void (*entry)()) {
 #if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(memory_ + guard_bytes, stack_bytes);
+    // What the last run left marked: at its end only the outermost frames, else anything.
+    const std::size_t marked = finished_ ? outer_frame_bytes : stack_bytes;
+    __asan_unpoison_memory_region(memory_ + guard_bytes + stack_bytes - marked, marked);
     fake_stack_ = nullptr;
+    finished_ = false;
 #endif
     entry_ = entry;
     inside_.prepare(memory_ + guard_bytes, stack_bytes, &Fiber::first_entry);
@@ -117,6 +120,7 @@ class Fiber {
   // Called inside the fiber: returns from enter(). With `for_good` it is never entered again.
   void leave([[maybe_unused]] bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
+    finished_ = for_good;
     __sanitizer_start_switch_fiber(for_good ? nullptr : &fake_stack_, outer_stack_, outer_bytes_);
     inside_.switch_to(outside_);
     __sanitizer_finish_switch_fiber(fake_stack_, &outer_stack_, &outer_bytes_);
@@ -140,6 +144,8 @@ class Fiber {
 
 #if defined(__SANITIZE_ADDRESS__)
   static constexpr std::size_t stack_bytes = 256 * 1024;
+  static constexpr std::size_t outer_frame_bytes = 2048;
+  bool finished_ = false;
   void* fake_stack_ = nullptr;
   const void* outer_stack_ = nullptr;
   std::size_t outer_bytes_ = 0;

@@ -3,6 +3,7 @@
 
 #include "check.h"
 
+using cuda_emulation::in_every_order;
 using cuda_emulation::Order;
 using cuda_emulation::set_order;
 
@@ -88,18 +89,6 @@ __global__ void log_order(std::vector<int>* log) {
 __global__ void copy_shared(float* out) {
   EPIGRAF_DYNAMIC_SHARED(float, shared);
   out[threadIdx.x] = shared[threadIdx.x];
-}
-
-template <typename Function>
-void in_every_order(Function function) {
-  set_order(Order::reversed);
-  function();
-  for (unsigned seed = 0; seed < 3; ++seed) {
-    set_order(Order::shuffled, seed);
-    function();
-  }
-  set_order(Order::forward);
-  function();
 }
 
 }  // namespace

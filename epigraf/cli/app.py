@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from epigraf.cli import configs, data, info, mesh, sample, video
+from epigraf.cli import configs, data, demo, info, mesh, sample, train, video
 from epigraf.errors import EpigrafError
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -85,17 +85,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _dashes},
     help="Generative 3D scenes from single pictures: train, look from all sides, take a mesh home.",
-    epilog="[bold]Start here[/bold]\n\n  epigraf demo\n  epigraf data synth shapes\n"
-    "  epigraf train tiny --data shapes --out runs --minutes 20\n"
+    epilog="[bold]Start here[/bold]\n\n  epigraf demo\n  epigraf data synth shapes.zip\n"
+    "  epigraf train tiny --data shapes.zip --out runs --minutes 20\n"
     "  epigraf video runs/00000-tiny-shapes --seeds 0-15 --grid 4x4 --out turn.mp4",
 )
-#app.command()(train.train)
+app.command()(train.train)
 app.command()(sample.sample)
 app.command()(video.video)
 app.command()(mesh.mesh)
 app.add_typer(data.app, name="data")
 #app.command()(metrics.metrics)
-#app.command()(demo.demo)
+app.command()(demo.demo)
 app.command()(info.info)
 app.command()(configs.configs)
 

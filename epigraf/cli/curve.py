@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,13 @@ def draw_curves(panels: Sequence[Panel], width: int = 420, height: int = 280) ->
     for i, panel in enumerate(panels):
         _draw_panel(draw, panel, i * w, w, h)
     return np.asarray(sheet)
+
+
+def read_series(rows: Sequence[Mapping[str, float]], name: str, key: str) -> Series:
+    """One number of a run's stats.jsonl over kimg, smoothed when there are many rows."""
+    kept = [row for row in rows if key in row]
+    values = smooth([row[key] for row in kept], max(1, len(kept) // 15))
+    return Series(name, [row["Progress/kimg"] for row in kept], values)
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

@@ -72,10 +72,15 @@ def check(
 
 def _summary(path: Path, resolution: int | None) -> str:
     """One line about a healthy set."""
-    from epigraf.data.images import ImageDataset
+    from epigraf.data.archive import Archive
+    from epigraf.data.decode import Pixels
+    from epigraf.data.images import settle_resolution
+    from epigraf.data.index import read_index
 
-    data = ImageDataset(path, resolution, mirror=False, use_labels=True)
-    poses = "poses" if data.has_angles else "no poses (train with a sampled prior)"
-    labels = f"{data.label_dim} classes" if data.label_dim else "no labels"
-    side = data.image(0).shape[-1]
-    return f"{path}: {len(data)} pictures of {side}x{side}, {poses}, {labels}: good to train on"
+    with Archive(path) as archive:
+        index, _ = read_index(archive)
+        side, _ = settle_resolution(archive, archive.images, resolution, Pixels())
+        count = len(archive.images)
+    poses = "no poses (train with a sampled prior)" if index.angles is None else "poses"
+    labels = "no labels" if index.labels is None else f"labels of width {index.labels.shape[1]}"
+    return f"{path}: {count} pictures of {side}x{side}, {poses}, {labels}: good to train on"

@@ -8,7 +8,6 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
 
 from PIL import Image
 
@@ -140,7 +139,7 @@ class Archive:
         if self._zip is not None:
             self._zip.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Archive:
         return self
 
     def __exit__(

@@ -112,9 +112,9 @@ def _check_size(size: tuple[int, int], resolution: int | None, fit: Fit) -> None
 
 def _resize(image: Image.Image, resolution: int) -> Image.Image:
     """Box average for whole factors (exact), Lanczos with antialiasing otherwise."""
-    whole = image.width % resolution == 0
-    kernel = Image.Resampling.BOX if whole else Image.Resampling.LANCZOS
-    return image.resize((resolution, resolution), kernel)
+    if image.width % resolution == 0:
+        return image.reduce(image.width // resolution)
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS)
 
 
 def _to_rgb(image: Image.Image, background: Background) -> Image.Image:

@@ -5,6 +5,7 @@ Shapes: N images, K classes or label width.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def read_index(archive: Archive) -> tuple[Index, list[Problem]]:
         content = _parse(archive.read(name))
     except DataError as error:
         return Index(None, None, None), [*problems, Problem(name, str(error))]
+    problems += _misspelt(content, name)
     matcher = _Matcher(archive, name)
     problems += matcher.problems
     values = {field: _field(content, field, matcher, name, problems) for field in FIELDS}
@@ -77,6 +79,16 @@ def _parse(data: bytes) -> dict[str, Any]:
     if not isinstance(pairs, _Pairs):
         raise DataError('must be an object like {"labels": ..., "camera_angles": ...}')
     return dict(pairs)
+
+
+def _misspelt(content: dict[str, Any], index_name: str) -> list[Problem]:
+    """Fields that nobody reads but that look like one somebody meant."""
+    found: list[Problem] = []
+    for field in content.keys() - set(FIELDS):
+        near = difflib.get_close_matches(field, FIELDS, n=1, cutoff=0.75)
+        if near and near[0] not in content:
+            found.append(Problem(index_name, f"unknown field {field!r}: did you mean {near[0]!r}?"))
+    return found
 
 
 def _stem(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: one record per finding, named by file, gathered before raising."""
+"""What can be wrong with a data set: findings by file name, gathered before raising."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
+from epigraf.models.convolution import scale_shift
 from epigraf.models.layers import (
     CONV_CLAMP,
     Activation,
@@ -72,10 +73,10 @@ class SynthesisLayer(nn.Module):
         styles = self.affine(w)
         y = modulated_conv2d(x, self.weight, styles, demodulate=False, resample=self.resample)
         scale = demodulation(self.weight, styles) * gain
-        y = torch.addcmul((self.bias * gain)[:, None, None], y, scale[:, :, None, None])
+        y = scale_shift(y, scale, self.bias * gain)
         noise = self._noise(x, noise_mode, draws)
         if noise is not None:
-            y = y + noise * gain
+            y += noise * gain
         return activate_(y, Activation.LRELU, CONV_CLAMP)
 
     def _noise(self, x: Tensor, mode: NoiseMode, draws: Draws | None) -> Tensor | None:

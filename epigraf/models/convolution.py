@@ -10,6 +10,7 @@ Legend: B batch, I input channels, O output channels, k kernel size, H W.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,22 +29,41 @@ class ConvGeometry:
     size: tuple[int, int]
 
 
+def _wanted(ctx: Any) -> Iterator[bool]:
+    """For each tensor input, whether this backward pass leads on to it.
+
+    ``ctx.needs_input_grad`` only says which inputs require gradients at all: R1, which asks for the
+    gradient of the image alone, would pay for that of every weight as well.
+    """
+    for needed, (node, _) in zip(ctx.needs_input_grad, ctx.next_functions, strict=False):
+        yield needed and _will_run(node)
+
+
+def _will_run(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except (AttributeError, RuntimeError):  # a torch without it; a leaf that autograd.grad asks for
+        return True
+
+
 class _Forward(Function):
-    """y = x * w."""
+    """y = x * w + b."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        return F.conv2d(x, weight, stride=geometry.stride, padding=geometry.padding)
+        return F.conv2d(x, weight, bias, stride=geometry.stride, padding=geometry.padding)
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        need_x, need_weight, _ = ctx.needs_input_grad
+        need_x, need_weight, *need_bias = _wanted(ctx)
         grad_x = _InputAdjoint.apply(grad_y, weight, ctx.geometry) if need_x else None
         grad_w = _WeightAdjoint.apply(grad_y, x, weight.shape, ctx.geometry) if need_weight else None
-        return grad_x, grad_w, None
+        return grad_x, grad_w, grad_y.sum((0, 2, 3)) if any(need_bias) else None, None
 
 
 class _InputAdjoint(Function):
@@ -60,8 +80,8 @@ class _InputAdjoint(Function):
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         y, weight = ctx.saved_tensors
-        need_y, need_weight, _ = ctx.needs_input_grad
-        grad_y = _Forward.apply(grad_x, weight, ctx.geometry) if need_y else None
+        need_y, need_weight = _wanted(ctx)
+        grad_y = _Forward.apply(grad_x, weight, None, ctx.geometry) if need_y else None
         grad_w = _WeightAdjoint.apply(y, grad_x, weight.shape, ctx.geometry) if need_weight else None
         return grad_y, grad_w, None
 
@@ -85,19 +105,29 @@ class _WeightAdjoint(Function):
     @staticmethod
     def backward(ctx: Any, grad_w: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         y, x = ctx.saved_tensors
-        need_y, need_x = ctx.needs_input_grad[:2]
-        grad_y = _Forward.apply(x, grad_w, ctx.geometry) if need_y else None
+        need_y, need_x = _wanted(ctx)
+        grad_y = _Forward.apply(x, grad_w, None, ctx.geometry) if need_y else None
         grad_x = _InputAdjoint.apply(y, grad_w, ctx.geometry) if need_x else None
         return grad_y, grad_x, None, None
 
 
-def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Correlate ``x`` [B, I, H, W] with ``weight`` [O, I, k, k]: [B, O, H', W'].
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
+) -> Tensor:
+    """Correlate ``x`` [B, I, H, W] with ``weight`` [O, I, k, k], add ``bias`` [O].
 
-    H' = floor((H + 2 padding - k) / stride) + 1. Differentiable to any order.
+    Returns [B, O, H', W'] with H' = floor((H + 2 padding - k) / stride) + 1. Differentiable to any
+    order.
     """
+    if weight.shape[2] == 1 and stride == 1 and padding == 0:
+        return _conv1x1(x, weight, bias)
     height, width = x.shape[2:]
-    return _Forward.apply(x, weight, ConvGeometry(stride, padding, (height, width)))
+    return _Forward.apply(x, weight, bias, ConvGeometry(stride, padding, (height, width)))
+
+
+def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A matrix product over pixels, without a copy if ``x`` is channels-last."""
+    return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
@@ -109,13 +139,33 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
     return _InputAdjoint.apply(x, weight, ConvGeometry(stride, 0, (height, width)))
 
 
+class _ScaleShift(Function):
+    """y = x * scale + shift, per sample and channel; cheaper to differentiate than addcmul."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        return torch.addcmul(shift[:, None, None], x, scale[:, :, None, None])
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, scale = ctx.saved_tensors
+        grad_x = grad_y * scale[:, :, None, None]
+        return grad_x, (grad_y * x).sum((2, 3)), grad_y.sum((0, 2, 3))
+
+
+def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``x`` [B, C, H, W] * ``scale`` [B, C] + ``shift`` [C]."""
+    return _ScaleShift.apply(x, scale, shift)
+
+
 class _LeakyClamp(Function):
     """Leaky ReLU and clamp, in place, from whose output alone the gradient is found."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float, clamp: float) -> Tensor:
         ctx.mark_dirty(x)
-        y = F.leaky_relu_(x, slope) if slope != 1 else x
+        y = F.leaky_relu_(x, slope)
         ctx.clamped = _reaches(y, clamp)
         if ctx.clamped:
             y.clamp_(-clamp, clamp)
@@ -138,11 +188,10 @@ class _LeakyClampGrad(Function):
     ) -> Tensor:
         ctx.save_for_backward(y)
         ctx.slope, ctx.clamp = slope, clamp
-        if slope != 1:
-            grad_y = torch.ops.aten.leaky_relu_backward(grad_y, y, slope, True)
+        grad_x = torch.ops.aten.leaky_relu_backward(grad_y, y, slope, True)
         if clamp is not None:
-            grad_y = torch.ops.aten.hardtanh_backward(grad_y, y, -clamp, clamp)
-        return grad_y if slope != 1 or clamp is not None else grad_y.clone()
+            grad_x = torch.ops.aten.hardtanh_backward(grad_x, y, -clamp, clamp)
+        return grad_x
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -154,6 +203,7 @@ def _reaches(y: Tensor, clamp: float) -> bool:
     """Whether clamping would change anything; on a GPU, where asking costs a wait, always True."""
     if y.device.type != "cpu" or y.numel() == 0:
         return True
+    y = y.detach()
     flat = y.permute(0, 2, 3, 1) if y.is_contiguous(memory_format=torch.channels_last) else y
     low, high = flat.aminmax()
     return not (float(low) > -clamp and float(high) < clamp)
@@ -161,6 +211,8 @@ def _reaches(y: Tensor, clamp: float) -> bool:
 
 def leaky_clamp_(x: Tensor, slope: float, clamp: float | None) -> Tensor:
     """Leaky ReLU of ``x`` [B, C, H, W], then clamping to +-``clamp``. Overwrites ``x``."""
+    if slope == 1:
+        return x if clamp is None or not _reaches(x, clamp) else x.clamp(-clamp, clamp)
     if clamp is None:
-        return x if slope == 1 else F.leaky_relu(x, slope)
+        return F.leaky_relu(x, slope)
     return _LeakyClamp.apply(x, slope, clamp)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epigraf.config import GeneratorConfig
-from epigraf.models.layers import Activation, FullyConnected, ScalarEncoder
+from epigraf.models.layers import LRELU_SLOPE, Activation, FullyConnected, ScalarEncoder
+from epigraf.ops.decoder import decode
 from epigraf.ops.triplane import sample_triplane
 from epigraf.rendering.renderer import FieldSample
 
@@ -44,7 +45,7 @@ class TriPlaneDecoder(nn.Module):
         for _ in range(mlp.n_layers - 1):
             layers.append(FullyConnected(width, mlp.hid_dim, Activation.LRELU))
             width = mlp.hid_dim
-        self.layers = nn.Sequential(*layers, FullyConnected(width, out))
+        self.layers = nn.ModuleList([*layers, FullyConnected(width, out)])
         self.ray_dir_enc = self.color_layers = None
         if plane.has_view_cond:
             self.ray_dir_enc = ScalarEncoder(3, _VIEW_MULTIPLIER, use_raw=True, use_cos=False)
@@ -64,19 +65,21 @@ class TriPlaneDecoder(nn.Module):
         Raises:
             ValueError: a view-conditioned decoder without directions.
         """
-        trunk = self._trunk(features, coords)
-        if self.color_layers is None:
-            return FieldSample(trunk[..., :3], trunk[..., 3])
-        return FieldSample(self._view_colors(trunk[..., :-1], directions), trunk[..., -1])
+        colors, densities = self._trunk(features, coords)
+        if self.color_layers is not None:
+            colors = self._view_colors(colors, directions)
+        return FieldSample(colors, densities)
 
     def densities(self, features: Tensor, coords: Tensor) -> Tensor:
         """Raw densities [B, P] alone; arguments as in ``forward``."""
-        return self._trunk(features, coords)[..., -1]
+        return self._trunk(features, coords)[1]
 
-    def _trunk(self, features: Tensor, coords: Tensor) -> Tensor:
+    def _trunk(self, features: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours, or with a view-conditioned head its features, and raw densities."""
         if self.pos_enc is not None:
             features = torch.cat([features, self.pos_enc(coords)], dim=-1)
-        return self.layers(features)
+        weights, biases = zip(*(layer.effective() for layer in self.layers), strict=True)
+        return decode(features, weights, biases, LRELU_SLOPE)
 
     def _view_colors(self, hidden: Tensor, directions: Tensor | None) -> Tensor:
         if directions is None or self.ray_dir_enc is None or self.color_layers is None:

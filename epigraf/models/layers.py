@@ -67,11 +67,23 @@ class FullyConnected(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` [..., I] to [..., O]."""
+    def effective(self) -> tuple[Tensor, Tensor]:
+        """The weight [O, I] and bias [O] in use, with the gain of the activation in both."""
         gain = self.activation.gain
         weight = self.weight * (self.weight_gain * gain)
         bias = self.bias if self.bias_gain * gain == 1.0 else self.bias * (self.bias_gain * gain)
+        return weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` [..., I] to [..., O]."""
+        gain = self.activation.gain
+        weight, bias = self.weight, self.bias
+        if x.numel() < weight.numel():  # scale whatever is smaller
+            x = x * (self.weight_gain * gain)
+        else:
+            weight = weight * (self.weight_gain * gain)
+        if self.bias_gain * gain != 1.0:
+            bias = bias * (self.bias_gain * gain)
         y = F.linear(x, weight, bias)
         return F.leaky_relu(y, LRELU_SLOPE) if self.activation is Activation.LRELU else y
 
@@ -194,9 +206,8 @@ class Conv2d(nn.Module):
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """Map ``x`` [B, I, H, W] to [B, O, H', W'] and multiply by ``gain``."""
         total = self.activation.gain * gain
-        y = conv2d_resample(x, self.weight * (self.weight_gain * total), self.resample)
-        if self.bias is not None:
-            y = y + (self.bias * total)[:, None, None]
+        bias = None if self.bias is None else self.bias * total
+        y = conv2d_resample(x, self.weight * (self.weight_gain * total), bias, self.resample)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return activate_(y, self.activation, clamp)
 
@@ -236,5 +247,5 @@ def modulated_conv2d(
     Returns:
         [B, O, H', W'].
     """
-    y = conv2d_resample(x * styles[:, :, None, None], weight, resample)
+    y = conv2d_resample(x * styles[:, :, None, None], weight, None, resample)
     return y * demodulation(weight, styles)[:, :, None, None] if demodulate else y

@@ -130,13 +130,13 @@ def write_snapshot(
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
-    groups = {g: {n: t.detach().cpu().contiguous() for n, t in ts.items()} for g, ts in groups.items()}
+    groups = {
+        g: {n: t.detach().cpu().contiguous() for n, t in ts.items()} for g, ts in groups.items()
+    }
     checksums = {group: checksum(tensors) for group, tensors in groups.items()}
     text = json.dumps({**header, "format": FORMAT, "checksums": checksums})
     flat = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
-    write_atomically(
-        path, lambda file: save_file(flat, file, metadata={_METADATA_KEY: text})
-    )
+    write_atomically(path, lambda file: save_file(flat, file, metadata={_METADATA_KEY: text}))
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

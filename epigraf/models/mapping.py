@@ -37,7 +37,19 @@ class CameraEmbedding(ScalarEncoder):
         """Embed ``camera_angles`` [B, 2 or 3] (yaw, pitch, roll; radians) as [B, dim].
 
         The noise is drawn before the dropout. ``draws`` is needed only in training with one of the
-        two. The noise of a batch of one image is undefined (its deviation is), so it is left out.
+        two.
+        """
+        embedding = self.embed(camera_angles, draws)
+        if not self.training or self.drop_p == 0:
+            return embedding
+        shape = tuple(embedding.shape)
+        keep = _needed(draws).keep("camera_dropout", self.drop_p, shape, embedding)
+        return embedding * (keep / (1 - self.drop_p))
+
+    def embed(self, camera_angles: Tensor, draws: Draws | None = None) -> Tensor:
+        """`forward` without dropout.
+
+        The deviation of a batch of one camera is undefined; it gets no noise.
         """
         angles = camera_angles[:, :2]
         if self.training and self.noise_std > 0:
@@ -45,12 +57,7 @@ class CameraEmbedding(ScalarEncoder):
             if len(angles) > 1:
                 angles = angles + self.noise_std * noise * angles.std(dim=0, keepdim=True)
         turns = angles.sign() * (angles.abs().remainder(2 * math.pi) / (2 * math.pi))
-        embedding = super().forward(turns)
-        if self.training and self.drop_p > 0:
-            shape = tuple(embedding.shape)
-            keep = _needed(draws).keep("camera_dropout", self.drop_p, shape, embedding)
-            embedding = embedding * (keep / (1 - self.drop_p))
-        return embedding
+        return super().forward(turns)
 
 
 def _needed(draws: Draws | None) -> Draws:

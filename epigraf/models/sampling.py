@@ -24,6 +24,10 @@ CLASS_MEAN_SAMPLES = 256
 """How many z average to the mean style of a class (the official number)."""
 
 
+CPU_RAYS, GPU_RAYS = 2048, 65536
+"""Rays of one pass; on a CPU their samples then stay in the cache (a quarter faster than 8192)."""
+
+
 @dataclass(frozen=True)
 class Truncation:
     """w = mean + psi (w - mean) for the first `cutoff` styles (None: all of them).
@@ -125,14 +129,15 @@ def render_views(
         raise ValueError(
             f"render_views: ws must hold 1 or {len(cameras)} styles, got {ws.shape[0]}"
         )
-    draws = RandomDraws(0)
+    draws, rays = RandomDraws(0), CPU_RAYS if ws.device.type == "cpu" else GPU_RAYS
     planes: Tensor | None = None
     for i in range(len(cameras)):
         style = ws[min(i, ws.shape[0] - 1)][None]
         if planes is None or ws.shape[0] > 1:
             planes = generator.planes(style, NoiseMode.CONST, draws=draws)
         angles = cameras.angles[i : i + 1].to(device=ws.device, dtype=ws.dtype)
-        view = View(fov=float(cameras.fov[i]), resolution=resolution, deterministic=True)
+        fov = float(cameras.fov[i])
+        view = View(fov=fov, resolution=resolution, deterministic=True, max_rays=rays)
         yield generator.synthesis(
             style, angles, view, noise_mode=NoiseMode.CONST, draws=draws, planes=planes
         )

@@ -122,7 +122,7 @@ def importance_t(t: Tensor, weights: Tensor, u: Tensor) -> Tensor:
     between the midpoints of t [B, R, S]; weights [B, R, S], u [B, R, F] in [0, 1]. No gradient.
     """
     bins = 0.5 * (t[..., :-1] + t[..., 1:])
-    pdf = weights[..., 1:-1] + 2 * _PDF_EPSILON
+    pdf = (weights[..., 1:-1] + _PDF_EPSILON) + _PDF_EPSILON
     pdf = pdf / pdf.sum(-1, keepdim=True)
     cdf = F.pad(torch.cumsum(pdf, dim=-1), (1, 0))
     above = torch.searchsorted(cdf, u.contiguous())
@@ -187,15 +187,14 @@ def _march(
     colors, raw = _evaluate(field, rays, t, trace, "coarse")
     if options.num_fine > 0:
         with torch.no_grad():
-            coarse = _integrate(colors, raw, t, segment, options, noise.coarse_density)
+            coarse = integrate_samples(colors, raw, t, segment, options, noise.coarse_density)
             t_fine = importance_t(t, coarse.weights, _present(noise.importance_u))
         _trace_importance(trace, t, coarse.weights, t_fine)
-        fine_colors, fine_raw = _evaluate(field, rays, t_fine, trace, "fine")
-        t, order = torch.sort(torch.cat([t_fine, t], dim=-1), dim=-1)
-        raw = torch.cat([fine_raw, raw], dim=-1).gather(-1, order)
-        colors = torch.cat([fine_colors, colors], dim=2)
-        colors = colors.gather(2, order[..., None].expand_as(colors))
-    result = _integrate(colors, raw, t, segment, options, noise.final_density)
+        fine = _evaluate(field, rays, t_fine, trace, "fine")
+        colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
+    result = integrate_samples(
+        colors, raw, t, segment, options, noise.final_density, last_back=options.last_back
+    )
     features = result.features
     if options.white_back:
         features = features + (1 - result.opacity)[..., None]
@@ -225,17 +224,33 @@ def _evaluate(
     return sample.colors.view(batch, count, samples, -1), sample.densities.view(t.shape)
 
 
-def _integrate(
+def merge_samples(
+    fine: tuple[Tensor, Tensor, Tensor], coarse: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Join two sets of (colours [B, R, S, 3], raw densities [B, R, S], t [B, R, S]), sorted by t."""
+    colors, raw, t = (torch.cat(pair, dim=2) for pair in zip(fine, coarse, strict=True))
+    t, order = torch.sort(t, dim=2)
+    return colors.gather(2, order[..., None].expand_as(colors)), raw.gather(2, order), t
+
+
+def integrate_samples(
     colors: Tensor,
     raw: Tensor,
     t: Tensor,
     segment: RaySegment,
     options: RenderOptions,
     noise: Tensor | None,
+    *,
+    last_back: bool = False,
 ) -> Composite:
+    """Composite colours [B, R, S, 3] and raw densities [B, R, S] at increasing t [B, R, S].
+
+    ``noise`` [B, R, S] (or None) is scaled by the options' density_noise_std; the segment says where
+    the last interval ends. ``last_back`` of the options is for the final pass only, so it is passed in.
+    """
     sigma = activate_density(raw, options, noise)
     last = _last_delta(t, segment, options)
-    return composite(colors, sigma, t, last, last_back=options.last_back)
+    return composite(colors, sigma, t, last, last_back=last_back)
 
 
 def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float | Tensor:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from epigraf.config import Config
 from epigraf.errors import TrainingError
@@ -39,7 +39,12 @@ class EventWriter(Protocol):
 
 def run_name(cfg: Config, desc: str | None = None) -> str:
     """`<config>-<data>-batchN-gammaG[-desc]`, safe as a folder name."""
-    parts = [cfg.name, cfg.dataset.name, f"batch{cfg.training.batch_size}", f"gamma{cfg.gamma:g}"]
+    parts = [
+        cfg.name,
+        cfg.dataset.name,
+        f"batch{cfg.training.batch_size}",
+        f"gamma{cfg.gamma:g}",
+    ]
     name = "-".join(parts + ([desc] if desc else []))
     return re.sub(r"[^\w.+=-]+", "_", name)
 
@@ -155,7 +160,7 @@ class RunLog:
         self._stats = (folder / "stats.jsonl").open("a", encoding="utf-8")
         self._events = _event_writer(folder, images_seen, self.line)
 
-    def __enter__(self) -> RunLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -216,9 +221,7 @@ def _drop_rows(path: Path, images_seen: int) -> None:
     write_atomically(path, lambda file: _write_text(file, text))
 
 
-def _event_writer(
-    folder: Path, images_seen: int, say: Callable[[str], None]
-) -> EventWriter | None:
+def _event_writer(folder: Path, images_seen: int, say: Callable[[str], None]) -> EventWriter | None:
     """TensorBoard's writer, or None (and one line) where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -62,9 +62,7 @@ def ema_beta(batch_size: int, half_life_kimg: float, images_seen: int) -> float:
     return 0.5 ** (batch_size / max(half_life, 1e-8))
 
 
-def lazy_optimiser(
-    optim: OptimConfig, interval: int | None
-) -> tuple[float, tuple[float, float]]:
+def lazy_optimiser(optim: OptimConfig, interval: int | None) -> tuple[float, tuple[float, float]]:
     """Adam's (lr, betas) when a regulariser adds one step in every `interval`.
 
     c = interval / (interval + 1): lr c, betas ^ c (Karras et al. 2020, StyleGAN2, appendix B).
@@ -87,7 +85,7 @@ def adapted_probability(
         speed_kimg: thousand images that take p from 0 to 1.
     """
     direction = (mean_sign > target) - (mean_sign < target)
-    return max(p + direction * images / (speed_kimg * 1000), 0.0)
+    return min(max(p + direction * images / (speed_kimg * 1000), 0.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,11 @@ def schedule_at(cfg: Config, images_seen: int, *, first_step: bool = False) -> S
     step of a run only: the official code repeats it after each resume, ours does not, because a
     resumed run must equal one that was never stopped.
     """
-    patch, generator, loss = cfg.training.patch, cfg.model.generator, cfg.model.loss_kwargs
+    patch, generator, loss = (
+        cfg.training.patch,
+        cfg.model.generator,
+        cfg.model.loss_kwargs,
+    )
     seen = 0 if first_step else images_seen
     noise = density_noise_std(
         generator.nerf_noise_std_init, generator.nerf_noise_kimg_growth, images_seen

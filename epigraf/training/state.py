@@ -115,16 +115,12 @@ def build_state(
         discriminator=discriminator,
         ema=ema,
         optimiser_g=_adam(generator, cfg.model.generator.optim, pl_interval),
-        optimiser_d=_adam(
-            discriminator, cfg.model.discriminator.optim, cfg.training.r1_interval
-        ),
+        optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, cfg.training.r1_interval),
         augment=augment.to(device) if augment is not None else None,
         draws=RandomDraws(seed),
         sampler=InfiniteSampler(num_items, seed),
         path_length_mean=torch.zeros((), device=device),
-        counters=Counters(
-            augment_p=cfg.training.augment.p if mode is AugmentMode.FIXED else 0.0
-        ),
+        counters=Counters(augment_p=cfg.training.augment.p if mode is AugmentMode.FIXED else 0.0),
     )
 
 

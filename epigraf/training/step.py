@@ -1,6 +1,5 @@
 """One training step: generator, discriminator, regularisers, weight average, augmentation.
 
-Legend: B batch, C channels, H W image size, r patch side. Angles are (yaw, pitch, roll) in radians.
 The phases follow EpiGRAF (Skorokhodov et al. 2022) on the StyleGAN2-ADA objective: every phase draws
 its own latents and patches; all phases of a step see the same real images.
 """
@@ -8,20 +7,30 @@ its own latents and patches; all phases of a step see the same real images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 from torch import Tensor
 
-from epigraf.config import AugmentMode, CameraDist
-from epigraf.data.images import Batch, ImageDataset
-from epigraf.models.backbone import NoiseMode
-from epigraf.models.generator import View
-from epigraf.rendering.camera import sample_camera_angles
-from epigraf.rendering.patches import PatchParams, extract_patches, sample_patch_params
-from epigraf.training import losses
-from epigraf.training.schedules import Schedule, adapted_probability, ema_beta, schedule_at
+from epigraf.config import AugmentMode
+from epigraf.data.images import Batch
+from epigraf.training.batches import Source
+from epigraf.training.passes import (
+    FakeInputs,
+    Fakes,
+    Pass,
+    discriminator_pass,
+    fresh_fakes,
+    generator_pass,
+    path_length_pass,
+    r1_pass,
+)
+from epigraf.training.schedules import (
+    Schedule,
+    adapted_probability,
+    ema_beta,
+    schedule_at,
+)
 from epigraf.training.state import State
 
 
@@ -34,182 +43,7 @@ class Phase(Enum):
     R1 = "Dreg"
 
 
-@dataclass(frozen=True)
-class FakeInputs:
-    """What fakes are made of: z [B, Z], labels [B, K], render angles [B, 3] and the angles that the
-    generator is conditioned on [B, 3] (None without camera conditioning)."""
-
-    z: Tensor
-    labels: Tensor
-    angles: Tensor
-    angles_cond: Tensor | None
-
-    def __getitem__(self, part: slice) -> FakeInputs:
-        cond = None if self.angles_cond is None else self.angles_cond[part]
-        return FakeInputs(self.z[part], self.labels[part], self.angles[part], cond)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the discriminator saw, before blur and augmentation, and its scores [B]."""
-
-    images: Tensor
-    patch: PatchParams | None
-    logits: Tensor
-
-
-@dataclass
-class Pass:
-    """The outcome of one forward and backward pass: per-sample numbers by name, and what was judged."""
-
-    numbers: dict[str, Tensor] = field(default_factory=dict)
-    judged: list[Judged] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Fakes:
-    """Rendered patches [B, 3, r, r] with their styles [B, L, D] and everything D is told of them."""
-
-    images: Tensor
-    ws: Tensor
-    patch: PatchParams | None
-    inputs: FakeInputs
-
-
-InputSource = Callable[[Schedule], FakeInputs]
 Observer = Callable[[Phase, list[Pass]], None]
-
-
-def draw_inputs(state: State, dataset: ImageDataset, schedule: Schedule) -> FakeInputs:
-    """Latents, labels and cameras for one batch of fakes.
-
-    Labels come from random items of the data set; so do the cameras where the configuration says
-    `custom`, otherwise they are drawn from its prior.
-    """
-    cfg, draws, n = state.cfg, state.draws, state.cfg.training.batch_size
-    items = draws.integers("fake_item", len(dataset), (n,)).tolist()
-    labels = torch.stack([dataset.label(i) for i in items])
-    if cfg.dataset.camera.dist is CameraDist.CUSTOM:
-        angles = torch.stack([dataset.angles(i) for i in items])
-    else:
-        angles = sample_camera_angles(cfg.dataset.camera, n, draws=draws)
-    z = draws.normal("z", (n, cfg.model.generator.z_dim), torch.empty(0))
-    cond = None
-    if cfg.model.generator.camera_cond:
-        cond = losses.spoof_angles(angles, schedule.spoof_probability, draws=draws).to(state.device)
-    return FakeInputs(*(t.to(state.device) for t in (z, labels, angles)), cond)
-
-
-def _draw_patch(state: State, n: int, schedule: Schedule) -> PatchParams | None:
-    patch = state.cfg.training.patch
-    if not patch.enabled:
-        return None
-    group = min(state.cfg.model.discriminator.mbstd_group_size, n)
-    drawn = sample_patch_params(
-        patch, n, group, schedule.patch_min_scale, schedule.patch_beta, draws=state.draws
-    )
-    return drawn.to(state.device)
-
-
-def render_fakes(
-    state: State, inputs: FakeInputs, schedule: Schedule, *, update_w_avg: bool = False
-) -> Fakes:
-    """Map and render fresh patches."""
-    generator = state.generator
-    ws = generator.mapping(
-        inputs.z, inputs.labels, inputs.angles_cond, update_w_avg=update_w_avg, draws=state.draws
-    )
-    patch = _draw_patch(state, len(inputs.z), schedule)
-    view = View(patch=patch, density_noise_std=schedule.density_noise_std)
-    image = generator.synthesis(
-        ws, inputs.angles, view, noise_mode=NoiseMode.RANDOM, draws=state.draws
-    ).image
-    return Fakes(image, ws, patch, inputs)
-
-
-def _cut_reals(state: State, reals: Batch, schedule: Schedule) -> tuple[Tensor, PatchParams | None]:
-    patch = _draw_patch(state, len(reals.images), schedule)
-    if patch is None:
-        return reals.images, None
-    return extract_patches(reals.images, patch, state.cfg.training.patch.resolution), patch
-
-
-def _judge(
-    state: State,
-    images: Tensor,
-    patch: PatchParams | None,
-    told: FakeInputs | Batch,
-    schedule: Schedule,
-) -> Judged:
-    """Blur, augment and score images; the discriminator is told label, camera and patch."""
-    seen = losses.blur(images, schedule.blur_sigma)
-    if state.augment is not None:
-        seen = state.augment(seen, state.counters.augment_p, draws=state.draws)
-    logits = state.discriminator(seen, told.labels, told.angles, patch, draws=state.draws)
-    return Judged(images, patch, logits)
-
-
-def _scores(kind: str, logits: Tensor) -> dict[str, Tensor]:
-    logits = logits.detach()
-    return {f"Loss/scores/{kind}": logits, f"Loss/signs/{kind}": logits.sign()}
-
-
-def generator_pass(
-    state: State, inputs: FakeInputs, schedule: Schedule, weight: float = 1.0
-) -> tuple[Pass, Fakes]:
-    """Gmain: fakes, scores, loss; adds gradients of the mean loss times `weight` to the generator."""
-    reuse = state.cfg.training.reuse_fakes
-    fakes = render_fakes(state, inputs, schedule, update_w_avg=reuse)
-    judged = _judge(state, fakes.images, fakes.patch, inputs, schedule)
-    loss = losses.generator_loss(judged.logits)
-    loss.mean().mul(weight).backward()
-    numbers = _scores("fake", judged.logits) | {"Loss/G/loss": loss.detach()}
-    return Pass(numbers, [judged]), fakes
-
-
-def path_length_pass(
-    state: State, inputs: FakeInputs, schedule: Schedule, weight: float = 1.0
-) -> Pass:
-    """Greg: path-length regularisation on a part of the batch; needs second derivatives."""
-    loss_cfg = state.cfg.model.loss_kwargs
-    part = inputs[: max(len(inputs.z) // loss_cfg.pl_batch_shrink, 1)]
-    fakes = render_fakes(state, part, schedule)
-    noise = state.draws.normal("path_length", tuple(fakes.images.shape), fakes.images)
-    lengths = losses.path_lengths(fakes.images, fakes.ws, noise)
-    penalty, state.path_length_mean = losses.path_length_penalty(
-        lengths, state.path_length_mean, loss_cfg.pl_decay
-    )
-    loss = penalty * loss_cfg.pl_weight
-    loss.mean().mul(weight).backward()
-    return Pass({"Loss/pl_penalty": penalty.detach(), "Loss/G/reg": loss.detach()})
-
-
-def discriminator_pass(
-    state: State, fakes: Fakes, reals: Batch, schedule: Schedule, weight: float = 1.0
-) -> Pass:
-    """Dmain: scores of detached fakes and of patches of the reals, each with its own backward."""
-    told_fake = fakes.inputs
-    fake = _judge(state, fakes.images.detach(), fakes.patch, told_fake, schedule)
-    fake_loss = losses.discriminator_fake_loss(fake.logits)
-    fake_loss.mean().mul(weight).backward()
-    images, patch = _cut_reals(state, reals, schedule)
-    real = _judge(state, images, patch, reals, schedule)
-    real_loss = losses.discriminator_real_loss(real.logits)
-    real_loss.mean().mul(weight).backward()
-    numbers = _scores("fake", fake.logits) | _scores("real", real.logits)
-    return Pass(numbers | {"Loss/D/loss": (fake_loss + real_loss).detach()}, [fake, real])
-
-
-def r1_pass(state: State, reals: Batch, schedule: Schedule, weight: float = 1.0) -> Pass:
-    """Dreg: gamma/2 times the squared gradient at the real patches, taken before blur and ADA."""
-    images, patch = _cut_reals(state, reals, schedule)
-    images = images.detach().requires_grad_(True)
-    real = _judge(state, images, patch, reals, schedule)
-    penalty = losses.r1_penalty(real.logits, images)
-    loss = penalty * (state.cfg.gamma / 2)
-    loss.mean().mul(weight).backward()
-    numbers = {"Loss/D/r1_penalty": penalty.detach(), "Loss/D/reg": loss.detach()}
-    return Pass(_scores("real", real.logits) | numbers, [real])
 
 
 def clean_gradients(parameters: list[Tensor], clip: float | None) -> Tensor:
@@ -254,59 +88,56 @@ def _parts(state: State) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def _phases(state: State) -> Iterator[Phase]:
-    """The phases due at this step."""
-    training, loss = state.cfg.training, state.cfg.model.loss_kwargs
-    yield Phase.GENERATOR
-    if loss.pl_weight > 0 and state.counters.step % loss.pl_interval == 0:
-        yield Phase.PATH_LENGTH
-    yield Phase.DISCRIMINATOR
-    if state.cfg.gamma > 0 and state.counters.step % training.r1_interval == 0:
-        yield Phase.R1
+def _part_of(reals: Batch, part: slice) -> Batch:
+    return Batch(reals.images[part], reals.labels[part], reals.angles[part])
 
 
-def _fresh_fakes(state: State, inputs: FakeInputs, schedule: Schedule) -> Fakes:
-    with torch.no_grad():
-        return render_fakes(state, inputs, schedule, update_w_avg=True)
+def _generator_phase(
+    state: State, inputs: FakeInputs, schedule: Schedule
+) -> tuple[list[Pass], list[Fakes]]:
+    """Gmain in parts; also hands out the detached fakes."""
+    parts, passes, made = list(_parts(state)), [], []
+    for part in parts:
+        done, fakes = generator_pass(state, inputs[part], schedule, 1 / len(parts))
+        passes.append(done)
+        made.append(Fakes(fakes.images.detach(), fakes.ws.detach(), fakes.patch, fakes.inputs))
+    return passes, made
 
 
-def _run(
+def _path_length_phase(state: State, inputs: FakeInputs, schedule: Schedule) -> list[Pass]:
+    """Greg in parts, weighted for the steps that it skips."""
+    parts = list(_parts(state))
+    weight = state.cfg.model.loss_kwargs.pl_interval / len(parts)
+    return [path_length_pass(state, inputs[part], schedule, weight) for part in parts]
+
+
+def _discriminator_phase(
     state: State,
-    phase: Phase,
-    reals: Batch,
-    source: InputSource,
-    schedule: Schedule,
     made: list[Fakes],
+    inputs: FakeInputs | None,
+    reals: Batch,
+    schedule: Schedule,
 ) -> list[Pass]:
-    """All passes of a phase. The generator's fakes are left in `made` where they are reused."""
-    cfg, parts = state.cfg, list(_parts(state))
-    weight, passes = 1.0 / len(parts), []
-    reuse = cfg.training.reuse_fakes and phase is Phase.DISCRIMINATOR
-    inputs = None if reuse or phase is Phase.R1 else source(schedule)
+    """Dmain in parts, on the fakes in `made` or (given `inputs`) on fresh ones."""
+    parts, passes = list(_parts(state)), []
     for number, part in enumerate(parts):
-        if phase is Phase.R1:
-            real = Batch(reals.images[part], reals.labels[part], reals.angles[part])
-            passes.append(r1_pass(state, real, schedule, weight * cfg.training.r1_interval))
-        elif phase is Phase.DISCRIMINATOR:
-            real = Batch(reals.images[part], reals.labels[part], reals.angles[part])
-            fakes = made[number] if inputs is None else _fresh_fakes(state, inputs[part], schedule)
-            passes.append(discriminator_pass(state, fakes, real, schedule, weight))
-        elif phase is Phase.PATH_LENGTH and inputs is not None:
-            weight_pl = weight * cfg.model.loss_kwargs.pl_interval
-            passes.append(path_length_pass(state, inputs[part], schedule, weight_pl))
-        elif inputs is not None:
-            done, fakes = generator_pass(state, inputs[part], schedule, weight)
-            passes.append(done)
-            made.append(Fakes(fakes.images.detach(), fakes.ws.detach(), fakes.patch, fakes.inputs))
+        fakes = made[number] if inputs is None else fresh_fakes(state, inputs[part], schedule)
+        real = _part_of(reals, part)
+        passes.append(discriminator_pass(state, fakes, real, schedule, 1 / len(parts)))
     return passes
+
+
+def _r1_phase(state: State, reals: Batch, schedule: Schedule) -> list[Pass]:
+    """Dreg in parts, weighted for the steps that it skips."""
+    parts = list(_parts(state))
+    weight = state.cfg.training.r1_interval / len(parts)
+    return [r1_pass(state, _part_of(reals, part), schedule, weight) for part in parts]
 
 
 @torch.no_grad()
 def update_average(state: State) -> float:
     """Move G_ema towards G (buffers are copied); returns the decay used."""
-    beta = ema_beta(
-        state.cfg.training.batch_size, state.cfg.ema_kimg, state.counters.images_seen
-    )
+    beta = ema_beta(state.cfg.training.batch_size, state.cfg.ema_kimg, state.counters.images_seen)
     averaged, current = list(state.ema.parameters()), list(state.generator.parameters())
     torch._foreach_lerp_(averaged, current, 1.0 - beta)
     for mine, theirs in zip(state.ema.buffers(), state.generator.buffers(), strict=True):
@@ -334,26 +165,22 @@ def _adapt(state: State, signs: Tensor | None) -> None:
     counters.sign_sum, counters.sign_count = 0.0, 0
 
 
-def train_step(
-    state: State, reals: Batch, source: InputSource, observe: Observer | None = None
-) -> dict[str, float]:
+def train_step(state: State, source: Source, observe: Observer | None = None) -> dict[str, float]:
     """One step of training; changes `state`.
 
     Args:
         state: networks, optimisers, counters, random numbers.
-        reals: one batch of real images, the same for every phase.
-        source: makes the inputs of a batch of fakes; called once for each phase that renders.
+        source: hands out real images and the inputs of fakes, phase by phase.
         observe: is shown each phase after its optimiser step, gradients still in place.
     Returns:
         The mean of every reported number (names as in the field: Loss/G/loss, ...).
     """
-    counters = state.counters
-    schedule = schedule_at(state.cfg, counters.images_seen, first_step=counters.step == 0)
+    schedule = schedule_at(
+        state.cfg, state.counters.images_seen, first_step=state.counters.step == 0
+    )
     found: dict[str, list[Tensor]] = {}
-    made: list[Fakes] = []
-    for phase in _phases(state):
-        _select(state, phase)
-        passes = _run(state, phase, reals, source, schedule, made)
+
+    def finish(phase: Phase, passes: list[Pass]) -> None:
         norm = _apply(state, phase)
         found.setdefault(f"Gradient/{phase.value}", []).append(norm.reshape(1))
         for done in passes:
@@ -361,10 +188,38 @@ def train_step(
                 found.setdefault(name, []).append(values)
         if observe is not None:
             observe(phase, passes)
+
+    _run_phases(state, source, schedule, finish)
     update_average(state)
-    counters.images_seen += state.cfg.training.batch_size
-    counters.step += 1
+    state.counters.images_seen += state.cfg.training.batch_size
+    state.counters.step += 1
     joined = {name: torch.cat(values) for name, values in found.items()}
     _adapt(state, joined.get("Loss/signs/real"))
     means = torch.stack([values.float().mean() for values in joined.values()]).tolist()
     return dict(zip(joined, means, strict=True))
+
+
+def _run_phases(
+    state: State,
+    source: Source,
+    schedule: Schedule,
+    finish: Observer,
+) -> None:
+    """The phases that are due at this step, in the official order; `finish` steps the optimiser."""
+    training, loss, step = (
+        state.cfg.training,
+        state.cfg.model.loss_kwargs,
+        state.counters.step,
+    )
+    _select(state, Phase.GENERATOR)
+    passes, made = _generator_phase(state, source.fakes(schedule), schedule)
+    finish(Phase.GENERATOR, passes)
+    if loss.pl_weight > 0 and step % loss.pl_interval == 0:
+        _select(state, Phase.PATH_LENGTH)
+        finish(Phase.PATH_LENGTH, _path_length_phase(state, source.fakes(schedule), schedule))
+    _select(state, Phase.DISCRIMINATOR)
+    inputs = None if training.reuse_fakes else source.fakes(schedule)
+    finish(Phase.DISCRIMINATOR, _discriminator_phase(state, made, inputs, source.reals(), schedule))
+    if state.cfg.gamma > 0 and step % training.r1_interval == 0:
+        _select(state, Phase.R1)
+        finish(Phase.R1, _r1_phase(state, source.reals(), schedule))

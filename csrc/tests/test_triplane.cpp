@@ -1,0 +1,435 @@
+// Tri-plane look-up: the header's maths, the CPU code around it, and the CUDA code on the CPU.
+#include <sys/mman.h>
+
+#include <limits>
+#include <numeric>
+
+#include "check.h"
+#include "cuda_emulation.h"
+#include "epigraf/launch.h"
+#include "random_values.h"
+
+using namespace epigraf;
+using cuda_emulation::in_every_order;
+
+namespace {
+
+const Stream kStream = {0, nullptr};
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+// Planes [B, 3, H, W, F] with `padding` unused elements after every pixel, row and plane, and
+// `offset` unused elements in front.
+TriplaneShape make_shape(int64_t batch, int64_t points, int64_t channels, int64_t height,
+                         int64_t width, int64_t padding = 0) {
+  TriplaneShape s = {batch, points, channels, height, width, 0, 0, 0, 0};
+  s.pixel_stride = channels + padding;
+  s.row_stride = s.pixel_stride * width + padding;
+  s.plane_stride = s.row_stride * height + padding;
+  s.batch_stride = s.plane_stride * 3 + padding;
+  return s;
+}
+
+template <typename T>
+struct Problem {
+  TriplaneShape shape;
+  int64_t offset;  // of planes and grad_planes in their storage: spoils the alignment
+  std::vector<T> planes, points, grad_features;
+
+  explicit Problem(const TriplaneShape& s, int64_t offset_ = 0) : shape(s), offset(offset_) {
+    planes = random_values<T>(plane_elements(), T(-1), T(1), 1);
+    points = random_values<T>(s.batch * s.points * 3, T(-1.4), T(1.4), 2);
+    grad_features = random_values<T>(s.batch * s.points * s.channels, T(-1), T(1), 3);
+  }
+  int64_t plane_elements() const { return shape.batch * shape.batch_stride + offset; }
+
+  T* pixel(T* storage, int64_t b, int64_t plane, int64_t y, int64_t x) const {
+    return storage + offset + b * shape.batch_stride + plane * shape.plane_stride +
+           y * shape.row_stride + x * shape.pixel_stride;
+  }
+};
+
+template <typename T>
+struct Answer {
+  std::vector<T> features, grad_planes, grad_points;
+
+  explicit Answer(const Problem<T>& p)
+      : features(p.grad_features.size(), T(7)),
+        grad_planes(p.planes.size(), T(0)),
+        grad_points(p.points.size(), T(7)) {}
+};
+
+template <typename T>
+TriplaneForward<T> forward_params(const Problem<T>& p, Answer<T>& a) {
+  return {p.shape, p.planes.data() + p.offset, p.points.data(), a.features.data()};
+}
+
+template <typename T>
+TriplaneBackward<T> backward_params(const Problem<T>& p, Answer<T>& a) {
+  return {p.shape,
+          p.planes.data() + p.offset,
+          p.points.data(),
+          p.grad_features.data(),
+          a.grad_planes.data() + p.offset,
+          a.grad_points.data()};
+}
+
+template <typename T>
+Answer<T> on_cpu(const Problem<T>& p, int threads = 1) {
+  Answer<T> a(p);
+  triplane_forward_cpu(forward_params(p, a), threads);
+  triplane_backward_cpu(backward_params(p, a), threads);
+  return a;
+}
+
+template <typename T>
+Answer<T> on_cuda(const Problem<T>& p) {
+  Answer<T> a(p);
+  triplane_forward_cuda(forward_params(p, a), kStream);
+  triplane_backward_cuda(backward_params(p, a), kStream);
+  return a;
+}
+
+// The bilinear read as a sum over all pixels of a product of hats, and its gradients; none of it in
+// common with the code under test.
+double hat(double x) {
+  return std::fmax(0.0, 1.0 - std::fabs(x));
+}
+double hat_slope(double x) {
+  return std::fabs(x) >= 1.0 ? 0.0 : (x > 0.0 ? -1.0 : 1.0);
+}
+
+template <typename T>
+Answer<double> brute_force(const Problem<T>& p, Answer<double> a) {
+  const TriplaneShape& s = p.shape;
+  const int first[3] = {0, 0, 1}, second[3] = {1, 2, 2};
+  std::fill(a.features.begin(), a.features.end(), 0.0);
+  std::fill(a.grad_points.begin(), a.grad_points.end(), 0.0);
+  auto storage = const_cast<T*>(p.planes.data());
+  for (int64_t i = 0; i < s.batch * s.points * 3 * s.height * s.width; ++i) {
+    const int64_t x = i % s.width, y = i / s.width % s.height;
+    const int64_t plane = i / (s.width * s.height) % 3, point = i / (s.width * s.height * 3);
+    const double half_width = double(s.width - 1) / 2, half_height = double(s.height - 1) / 2;
+    const double u = (double(p.points[point * 3 + first[plane]]) + 1) * half_width - double(x);
+    const double v = (double(p.points[point * 3 + second[plane]]) + 1) * half_height - double(y);
+    const T* pixel = p.pixel(storage, point / s.points, plane, y, x);
+    for (int64_t c = 0; c < s.channels; ++c) {
+      const double grad = double(p.grad_features[point * s.channels + c]) / 3, value = pixel[c];
+      a.features[point * s.channels + c] += hat(u) * hat(v) * value / 3;
+      a.grad_planes[pixel + c - storage] += hat(u) * hat(v) * grad;
+      a.grad_points[point * 3 + first[plane]] += hat_slope(u) * hat(v) * half_width * value * grad;
+      a.grad_points[point * 3 + second[plane]] +=
+          hat(u) * hat_slope(v) * half_height * value * grad;
+    }
+  }
+  return a;
+}
+
+template <typename A, typename B>
+void check_equal(const std::vector<A>& a, const std::vector<B>& b, double tolerance) {
+  CHECK_EQUAL(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) CHECK_NEAR(double(a[i]), double(b[i]), tolerance);
+}
+
+template <typename A, typename B>
+void check_equal(const Answer<A>& a, const Answer<B>& b, double tolerance) {
+  check_equal(a.features, b.features, tolerance);
+  check_equal(a.grad_planes, b.grad_planes, tolerance);
+  check_equal(a.grad_points, b.grad_points, tolerance);
+}
+
+// Rounding: sums of up to `terms` values of size one, in another order; slopes are in half pixels.
+template <typename T>
+double rounding(double terms) {
+  return 4 * terms * double(std::numeric_limits<T>::epsilon());
+}
+
+// One channel; plane 0 [[1, 2], [3, 4]], plane 1 ten times, plane 2 a hundred times that.
+Problem<double> worked_problem(std::vector<double> points) {
+  Problem<double> p(make_shape(1, int64_t(points.size()) / 3, 1, 2, 2));
+  p.planes = {1, 2, 3, 4, 10, 20, 30, 40, 100, 200, 300, 400};
+  p.points = std::move(points);
+  return p;
+}
+
+}  // namespace
+
+TEST(worked_values) {
+  const Problem<double> p = worked_problem({-1, -1, -1,  // the first pixel of each plane
+                                            1,  -1, -1,  // x runs along the width of planes 0 and 1
+                                            -1, 1,  -1,  // y along the height of 0, the width of 2
+                                            -1, -1, 1,   // z along the height of planes 1 and 2
+                                            0,  0,  0,   // the middle of all
+                                            2,  0,  0,   // half a pixel outside planes 0 and 1
+                                            3,  0,  0,   // a pixel outside: nothing left of them
+                                            9,  9,  9});  // far outside
+  const double expected[] = {111, 122, 213, 331, 277.5, 1.5 + 15 + 250, 250, 0};
+  const Answer<double> cpu = on_cpu(p), cuda = on_cuda(p);
+  for (int i = 0; i < 8; ++i) {
+    CHECK_NEAR(cpu.features[i], expected[i] / 3, 1e-12);
+    CHECK_NEAR(cuda.features[i], expected[i] / 3, 1e-12);
+  }
+}
+
+TEST(worked_gradients) {
+  Problem<double> p = worked_problem({0.5, 0, 0});  // column 0.75, row 0.5
+  p.grad_features = {3};
+  for (const Answer<double>& a : {on_cpu(p), on_cuda(p)}) {
+    // Planes 0 and 1 read (x, .), so one pixel right is worth 1 and 10; a pixel is two units.
+    CHECK_NEAR(a.grad_points[0], (1 + 10) / 2.0, 1e-12);
+    CHECK_NEAR(a.grad_points[1], (2 + 100) / 2.0, 1e-12);
+    CHECK_NEAR(a.grad_points[2], (20 + 200) / 2.0, 1e-12);
+    const double weights[] = {0.125, 0.375, 0.125, 0.375, 0.125, 0.375,
+                              0.125, 0.375, 0.25,  0.25,  0.25,  0.25};
+    for (int i = 0; i < 12; ++i) CHECK_NEAR(a.grad_planes[i], weights[i], 1e-12);
+  }
+}
+
+TEST(vjp_of_point_against_finite_differences) {
+  const Problem<double> p(make_shape(1, 40, 4, 5, 7));
+  const double step = 1e-6;
+  for (int64_t i = 0; i < p.shape.points; ++i) {
+    double grad[3] = {}, q[3] = {p.points[3 * i], p.points[3 * i + 1], p.points[3 * i + 2]};
+    const double* grad_features = p.grad_features.data() + 4 * i;
+    triplane_point_vjp_point<4>(p.planes.data(), q, p.shape, grad_features, grad);
+    for (int axis = 0; axis < 3; ++axis) {
+      double loss[2] = {}, features[4], moved[3] = {q[0], q[1], q[2]};
+      for (int side = 0; side < 2; ++side) {
+        moved[axis] = q[axis] + (side == 0 ? -step : step);
+        triplane_point<4>(p.planes.data(), moved, p.shape, features);
+        loss[side] = std::inner_product(features, features + 4, grad_features, 0.0);
+      }
+      CHECK_NEAR(grad[axis], (loss[1] - loss[0]) / (2 * step), 1e-8);
+    }
+  }
+}
+
+TEST(vjp_of_plane_against_finite_differences) {
+  const Problem<double> p(make_shape(1, 25, 4, 3, 4));
+  const int64_t plane_elements = 3 * 4 * 4;
+  std::vector<double> plane(p.planes.begin(), p.planes.begin() + plane_elements);
+  for (int64_t i = 0; i < p.shape.points; ++i) {
+    const double* grad_read = p.grad_features.data() + 4 * i;
+    const auto taps = plane_taps(p.points[3 * i], p.points[3 * i + 1], p.shape);
+    std::vector<double> grad(plane_elements, 0.0);
+    plane_read_vjp_plane<4>(grad.data(), taps, p.shape, grad_read, [](double* where, auto& share) {
+      for (int c = 0; c < 4; ++c) where[c] += share[c];
+    });
+    for (int64_t k = 0; k < plane_elements; ++k) {
+      double loss[2];
+      const double value = plane[k];
+      for (int side = 0; side < 2; ++side) {
+        double read[4] = {};
+        plane[k] = value + (side == 0 ? -1.0 : 1.0);  // the read is linear in the plane
+        plane_read<4>(plane.data(), taps, p.shape, read);
+        loss[side] = std::inner_product(read, read + 4, grad_read, 0.0);
+      }
+      plane[k] = value;
+      CHECK_NEAR(grad[k], (loss[1] - loss[0]) / 2, 1e-12);
+    }
+  }
+}
+
+TEST(plane_read_vjp_point_against_finite_differences) {
+  const Problem<double> p(make_shape(1, 40, 4, 5, 7));
+  const double step = 1e-6, half_width = 3, half_height = 2;  // pixels to a unit
+  for (int64_t i = 0; i < p.shape.points; ++i) {
+    const double u = p.points[3 * i], v = p.points[3 * i + 1];
+    const double* grad_read = p.grad_features.data() + 4 * i;
+    const auto loss = [&](double u_, double v_) {
+      double read[4] = {};
+      plane_read<4>(p.planes.data(), plane_taps(u_, v_, p.shape), p.shape, read);
+      return std::inner_product(read, read + 4, grad_read, 0.0);
+    };
+    double slope_x = 0, slope_y = 0;
+    plane_read_vjp_point<4>(p.planes.data(), plane_taps(u, v, p.shape), p.shape, grad_read, slope_x,
+                            slope_y);
+    CHECK_NEAR(slope_x * half_width, (loss(u + step, v) - loss(u - step, v)) / (2 * step), 1e-8);
+    CHECK_NEAR(slope_y * half_height, (loss(u, v + step) - loss(u, v - step)) / (2 * step), 1e-8);
+  }
+}
+
+TEST(cpu_equals_brute_force) {
+  for (int64_t padding : {0, 3}) {
+    const Problem<double> p(make_shape(2, 33, 5, 6, 9, padding), padding);
+    check_equal(on_cpu(p), brute_force(p, Answer<double>(p)), 1e-11);
+  }
+}
+
+TEST(cpu_does_not_depend_on_threads) {
+  const Problem<float> p(make_shape(2, 1500, 33, 11, 13));
+  check_equal(on_cpu(p, 3), on_cpu(p, 1), 0.0);
+}
+
+template <typename T>
+void compare_cuda_with_cpu(int64_t points, int64_t channels) {
+  for (int64_t padding : {0, 1, 4}) {
+    for (int64_t offset : {0, 1}) {
+      const Problem<T> p(make_shape(2, points, channels, 4, 6, padding), offset);
+      check_equal(on_cuda(p), on_cpu(p), rounding<T>(33));
+    }
+  }
+}
+
+TEST(cuda_equals_cpu_at_all_sizes) {
+  for (int64_t points : {0, 1, 31, 33}) {
+    for (int64_t channels : {0, 1, 3, 8, 16, 32, 33}) {
+      compare_cuda_with_cpu<float>(points, channels);
+      compare_cuda_with_cpu<double>(points, channels);
+    }
+  }
+}
+
+TEST(cuda_equals_cpu_in_every_order) {
+  const Problem<float> odd(make_shape(2, 100, 33, 3, 5)), even(make_shape(2, 300, 32, 9, 5));
+  const Answer<float> odd_cpu = on_cpu(odd), even_cpu = on_cpu(even);
+  in_every_order([&] {
+    check_equal(on_cuda(odd), odd_cpu, rounding<float>(100));
+    check_equal(on_cuda(even), even_cpu, rounding<float>(100));
+  });
+}
+
+// Samples of one ray that stay in a cell for a while, leave it and come back: what the run gathers.
+TEST(cuda_gathers_runs_of_points) {
+  Problem<double> p(make_shape(1, 64, 8, 4, 4));
+  for (int64_t i = 0; i < 64; ++i)
+    for (int axis = 0; axis < 3; ++axis)
+      p.points[3 * i + axis] = std::sin(0.05 * double(i) * (axis + 1)) * (i == 20 ? 3.0 : 1.0);
+  check_equal(on_cuda(p), brute_force(p, Answer<double>(p)), 1e-12);
+}
+
+TEST(only_what_is_asked_for) {
+  const Problem<float> p(make_shape(1, 33, 8, 4, 6));
+  const Answer<float> all = on_cpu(p);
+  for (const bool planes : {false, true}) {
+    Answer<float> cpu(p), cuda(p);
+    auto cpu_params = backward_params(p, cpu), cuda_params = backward_params(p, cuda);
+    (planes ? cpu_params.grad_points : cpu_params.grad_planes) = nullptr;
+    (planes ? cuda_params.grad_points : cuda_params.grad_planes) = nullptr;
+    triplane_backward_cpu(cpu_params, 1);
+    triplane_backward_cuda(cuda_params, kStream);
+    for (const Answer<float>* a : {&cpu, &cuda}) {
+      if (planes) check_equal(a->grad_planes, all.grad_planes, rounding<float>(33));
+      if (!planes) check_equal(a->grad_points, all.grad_points, rounding<float>(33));
+    }
+  }
+}
+
+TEST(gradients_of_planes_are_added) {
+  const Problem<double> p(make_shape(1, 10, 4, 4, 6));
+  const Answer<double> once = on_cpu(p);
+  Answer<double> twice(p);
+  triplane_backward_cuda(backward_params(p, twice), kStream);
+  triplane_backward_cpu(backward_params(p, twice), 1);
+  for (size_t i = 0; i < once.grad_planes.size(); ++i)
+    CHECK_NEAR(twice.grad_planes[i], 2 * once.grad_planes[i], 1e-12);
+}
+
+TEST(edges_and_degenerate_planes) {
+  for (const auto& [height, width] : {std::pair<int64_t, int64_t>{1, 1}, {1, 5}, {5, 1}, {2, 2}}) {
+    Problem<double> p(make_shape(1, 8, 4, height, width));
+    p.points = {-1, -1, -1, 1, 1, 1, 1, -1, 1, -1, 1, 1, 0, 0, 0, 0.5, 1, -1, -1, 0, 1, 1, 0, -0.5};
+    const Answer<double> expected = brute_force(p, Answer<double>(p));
+    check_equal(on_cpu(p).features, expected.features, 1e-12);
+    check_equal(on_cpu(p).grad_planes, expected.grad_planes, 1e-12);
+    check_equal(on_cuda(p), on_cpu(p), 1e-12);
+  }
+}
+
+TEST(far_outside_is_zero) {
+  Problem<float> p(make_shape(1, 4, 8, 4, 6));
+  p.points = {1e30f, 0, 5e9f, -1e30f, 5e9f, 1e20f, 0, -1e19f, 7, 3.5f, -3.5f, 1e10f};
+  for (const Answer<float>& a : {on_cpu(p), on_cuda(p)}) {
+    for (float feature : a.features) CHECK_EQUAL(feature, 0.0f);
+    for (float grad : a.grad_points) CHECK_EQUAL(grad, 0.0f);
+    for (float grad : a.grad_planes) CHECK_EQUAL(grad, 0.0f);
+  }
+}
+
+TEST(bad_points_stay_local) {
+  Problem<double> p(make_shape(1, 40, 8, 4, 6));
+  const int64_t bad[] = {3, 17, 18, 39};
+  const double values[] = {kNan, kInf, -kInf, kNan};
+  for (int i = 0; i < 4; ++i) p.points[3 * bad[i] + i % 3] = values[i];
+  Problem<double> clean = p;  // the bad points far outside instead
+  for (int64_t i : bad)
+    for (int axis = 0; axis < 3; ++axis)
+      if (!std::isfinite(clean.points[3 * i + axis])) clean.points[3 * i + axis] = 1e9;
+  const Answer<double> expected = on_cpu(clean);
+  for (const Answer<double>& a : {on_cpu(p), on_cuda(p)}) {
+    check_equal(a.grad_planes, expected.grad_planes, 1e-12);
+    for (int64_t i = 0; i < 40; ++i) {
+      const bool is_bad = std::count(bad, bad + 4, i) > 0;
+      for (int64_t c = 8 * i; c < 8 * i + 8; ++c)
+        CHECK_NEAR(a.features[c], is_bad ? kNan : expected.features[c], 1e-12);
+      for (int64_t k = 3 * i; k < 3 * i + 3; ++k)
+        CHECK(is_bad || std::fabs(a.grad_points[k] - expected.grad_points[k]) < 1e-12);
+      CHECK(!is_bad || std::isnan(a.grad_points[3 * i]) || std::isnan(a.grad_points[3 * i + 1]));
+    }
+  }
+}
+
+TEST(a_bad_pixel_reaches_only_its_neighbours) {
+  Problem<double> p(make_shape(1, 200, 3, 6, 6));
+  const Answer<double> clean = on_cpu(p);
+  *p.pixel(p.planes.data(), 0, 1, 2, 3) = kNan;  // plane (x, z), row 2, column 3, channel 0
+  for (const Answer<double>& a : {on_cpu(p), on_cuda(p)}) {
+    check_equal(a.grad_planes, clean.grad_planes, 1e-12);
+    for (int64_t i = 0; i < 200; ++i) {
+      const double column = (p.points[3 * i] + 1) * 2.5, row = (p.points[3 * i + 2] + 1) * 2.5;
+      const bool near = std::fabs(column - 3) < 1 && std::fabs(row - 2) < 1;
+      CHECK_NEAR(a.features[3 * i], near ? kNan : clean.features[3 * i], 1e-12);
+      CHECK_NEAR(a.features[3 * i + 1], clean.features[3 * i + 1], 1e-12);
+    }
+  }
+}
+
+// Planes that lie more than 2^32 elements apart, in memory that is reserved but hardly touched.
+TEST(indices_beyond_32_bits) {
+  Problem<float> p(make_shape(1, 20, 8, 4, 6));
+  const Answer<float> expected = on_cpu(p);
+  TriplaneShape sparse = p.shape;
+  sparse.plane_stride = (int64_t{1} << 32) + 8;
+  sparse.row_stride = int64_t{1} << 30;
+  const size_t bytes = sizeof(float) * size_t(3 * sparse.plane_stride);
+  void* memory[2];
+  for (void*& block : memory)
+    block = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory[0] == MAP_FAILED || memory[1] == MAP_FAILED) return;  // address space is limited here
+  Answer<float> a(p);
+  auto* planes = static_cast<float*>(memory[0]);
+  auto* grad_planes = static_cast<float*>(memory[1]);
+  const auto for_each_row = [&](auto body) {
+    for (int64_t plane = 0; plane < 3; ++plane)
+      for (int64_t y = 0; y < 4; ++y)
+        body(plane * sparse.plane_stride + y * sparse.row_stride,
+             plane * p.shape.plane_stride + y * p.shape.row_stride);
+  };
+  for_each_row(
+      [&](int64_t far, int64_t near) { std::copy_n(p.planes.data() + near, 6 * 8, planes + far); });
+  triplane_forward_cuda<float>({sparse, planes, p.points.data(), a.features.data()}, kStream);
+  triplane_backward_cuda<float>(
+      {sparse, planes, p.points.data(), p.grad_features.data(), grad_planes, a.grad_points.data()},
+      kStream);
+  for_each_row([&](int64_t far, int64_t near) {
+    std::copy_n(grad_planes + far, 6 * 8, a.grad_planes.data() + near);
+  });
+  check_equal(a, expected, rounding<float>(33));
+  for (void* block : memory) munmap(block, bytes);
+}
+
+TEST(more_batch_elements_than_a_grid_is_high) {
+  const Problem<float> p(make_shape(65535 + 3, 1, 1, 1, 1));
+  Answer<float> cpu(p), cuda(p);
+  triplane_forward_cpu(forward_params(p, cpu), 1);
+  triplane_forward_cuda(forward_params(p, cuda), kStream);
+  check_equal(cuda.features, cpu.features, 1e-6);
+}
+
+TEST(launch_errors_are_reported) {
+  const Problem<float> p(make_shape(1, 1, 1, 1, 1));
+  Answer<float> a(p);
+  CHECK_THROWS(triplane_forward_cuda(forward_params(p, a), Stream{1, nullptr}),
+               "triplane_forward: CUDA error 101, invalid device ordinal");
+}

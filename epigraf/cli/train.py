@@ -1,0 +1,94 @@
+"""`epigraf train`: a preset or YAML file and a data set make a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from epigraf.config import Config, load_config
+from epigraf.errors import ConfigError
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A preset (see `epigraf configs`) or a file.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Zip or folder of pictures (+ dataset.json).")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "--outdir", "-o", help="Where runs live.")] = Path(
+        "runs"
+    ),
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one key: a.b=c. Repeatable.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", help="`latest`, a run folder or a snapshot to continue from."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Check everything, say what would run, stop.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Stop (and save) after this wall time.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Another seed, another run.")
+    ] = None,
+    desc: Annotated[
+        str | None, typer.Option("--desc", help="A word that ends the run folder's name.")
+    ] = None,
+) -> None:
+    """Train a generator. Ctrl-C saves and leaves; --resume latest goes on, bit for bit.
+
+    [bold]Examples[/bold]
+
+      epigraf train tiny --data shapes --minutes 20
+      epigraf train plants64 --data plants.zip --set training.gamma=0.5
+      epigraf train plants64 --data plants.zip --resume latest
+      epigraf train ffhq512-author --data ffhq_512_posed.zip --dry-run
+    """
+    cfg = settled_config(config, override or [], minutes, seed)
+    source = data or (Path(cfg.dataset.path) if cfg.dataset.path else None)
+    if source is None:
+        raise ConfigError("train: give --data PATH (or dataset.path in the configuration)")
+    if dry_run:
+        _describe(cfg, source, out, desc)
+        return
+    from epigraf.training.loop import StopReason, TrainOptions
+    from epigraf.training.loop import train as run_training
+
+    options = TrainOptions(resume=resume, desc=desc)
+    result = run_training(cfg, source, out, options)
+    if result.reason is StopReason.INTERRUPTED:
+        raise typer.Exit(130)
+
+
+def settled_config(
+    name: str, overrides: list[str], minutes: float | None, seed: int | None
+) -> Config:
+    """The configuration after `--set`, then `--minutes` and `--seed`."""
+    changes = list(overrides)
+    if minutes is not None:
+        changes.append(f"training.minutes={minutes}")
+    if seed is not None:
+        changes.append(f"training.seed={seed}")
+    return load_config(name, changes)
+
+
+def _describe(cfg: Config, source: Path, out: Path, desc: str | None) -> None:
+    """What a run would be, without starting it."""
+    from epigraf.data.images import ImageDataset
+    from epigraf.training.describe import describe
+    from epigraf.training.log import run_name
+    from epigraf.training.state import resolve_config
+
+    dataset = ImageDataset(
+        source, cfg.dataset.resolution, cfg.training.mirror, cfg.training.use_labels
+    )
+    cfg = resolve_config(cfg, dataset)
+    for line in describe(cfg, dataset):
+        typer.echo(line)
+    typer.echo(f"{'run folder':<10} {out / ('NNNNN-' + run_name(cfg, desc))} (dry run: not made)")

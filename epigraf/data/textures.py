@@ -1,0 +1,102 @@
+"""Surface colours of the procedural objects: smooth functions of the point, seen the same from all
+sides.
+
+Legend: P points, float32 [3, P] (rows x, y, z, world units); colours float32 [3, P] in 0..1.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable
+from enum import Enum
+
+import numpy as np
+
+Colour = tuple[float, float, float]
+Texture = Callable[[np.ndarray], np.ndarray]
+EDGE = 0.25  # share of a pattern's period over which two colours blend
+
+
+class Axis(Enum):
+    """Row of a point array."""
+
+    X = 0
+    Y = 1
+    Z = 2
+
+
+def hsv(hue: float, saturation: float, value: float) -> Colour:
+    """A colour from hue (any real, period 1), saturation and value (0..1)."""
+    return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+
+
+def _mix(weight: np.ndarray, a: Colour, b: Colour) -> np.ndarray:
+    """a where weight = 0, b where weight = 1."""
+    first = np.array(a, dtype=np.float32)[:, None]
+    second = np.array(b, dtype=np.float32)[:, None]
+    return first + (second - first) * weight.astype(np.float32)
+
+
+def _square_wave(phase: np.ndarray) -> np.ndarray:
+    """Smooth square wave of period 1 between 0 and 1."""
+    return np.clip(0.5 + np.sin(2 * math.pi * phase) / (2 * math.pi * EDGE), 0, 1)
+
+
+def solid(colour: Colour) -> Texture:
+    """One colour."""
+    return lambda points: _mix(np.zeros(points.shape[1]), colour, colour)
+
+
+def stripes(a: Colour, b: Colour, axis: Axis, period: float, phase: float = 0.0) -> Texture:
+    """Bands across an axis, one pair of colours every `period` world units."""
+    return lambda points: _mix(_square_wave(points[axis.value] / period + phase), a, b)
+
+
+def wedges(a: Colour, b: Colour, count: int) -> Texture:
+    """`count` pairs of sectors about the y axis."""
+
+    def colour(points: np.ndarray) -> np.ndarray:
+        turn = np.arctan2(points[2], points[0]) / (2 * math.pi)
+        return _mix(_square_wave(turn * count), a, b)
+
+    return colour
+
+
+def checker(a: Colour, b: Colour, period: float, count: int) -> Texture:
+    """Bands of `period` along y crossed with `count` pairs of sectors about y."""
+
+    def colour(points: np.ndarray) -> np.ndarray:
+        turn = np.arctan2(points[2], points[0]) / (2 * math.pi)
+        bands, sectors = _square_wave(points[1] / period), _square_wave(turn * count)
+        return _mix(bands + sectors - 2 * bands * sectors, a, b)
+
+    return colour
+
+
+def dots(a: Colour, b: Colour, centre: Colour, count: int, size: float) -> Texture:
+    """`count` round dots of colour b, evenly spread over directions from `centre` (a Fibonacci
+    sphere); `size` is their angular radius in radians."""
+    k = np.arange(count) + 0.5
+    polar, turn = np.arccos(1 - 2 * k / count), math.pi * (1 + math.sqrt(5)) * k
+    spots = np.stack([np.sin(polar) * np.cos(turn), np.cos(polar), np.sin(polar) * np.sin(turn)])
+
+    def colour(points: np.ndarray) -> np.ndarray:
+        away = points - np.array(centre, dtype=np.float32)[:, None]
+        away = away / np.maximum(np.linalg.norm(away, axis=0), 1e-9)
+        angle = np.arccos(np.clip(spots.T.astype(np.float32) @ away, -1, 1).max(axis=0))
+        return _mix(np.clip((size - angle) / (EDGE * size) + 0.5, 0, 1), a, b)
+
+    return colour
+
+
+def mottled(a: Colour, b: Colour, scale: float, generator: np.random.Generator) -> Texture:
+    """Soft irregular patches about `scale` world units wide (a few random waves)."""
+    waves = generator.normal(size=(6, 3)) * (2.0 / scale)
+    phases = generator.uniform(0, 2 * math.pi, size=(6, 1))
+
+    def colour(points: np.ndarray) -> np.ndarray:
+        field = np.sin(waves.astype(np.float32) @ points + phases.astype(np.float32)).mean(axis=0)
+        return _mix(np.clip(0.5 + 2.0 * field, 0, 1), a, b)
+
+    return colour

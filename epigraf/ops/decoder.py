@@ -1,0 +1,175 @@
+"""The decoder of a radiance field: a small fully connected network, one density per point.
+
+Legend: P points, F input features, H hidden width, O outputs. The hidden activations of all points are
+many times larger than the input and the output; so a CPU works through the points block by block and the
+backward pass computes a block's activations again (gradient checkpointing inside the cache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from epigraf.ops._autograd import composable_grads
+from epigraf.ops._checks import check_floating, check_like, check_shape
+
+_BLOCK = 4096  # points whose activations stay in the cache
+
+
+def decode(
+    features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float
+) -> tuple[Tensor, Tensor]:
+    """Apply linear layers with leaky ReLUs between them; the last output is split off as density.
+
+    h_0 = features; h_{i+1} = leaky_relu(h_i W_i^T + b_i), without the nonlinearity in the last layer.
+
+    Args:
+        features: [..., F].
+        weights: one [O_i, I_i] per layer, the first with I_0 = F, the last with O >= 2.
+        biases: one [O_i] per layer.
+        slope: of the leaky ReLU for negative values, > 0.
+
+    Returns:
+        The first O - 1 outputs [..., O - 1], and the last one [...]; both contiguous.
+
+    Differentiable in features, weights and biases; second derivatives run through plain torch.
+    Raises ValueError for a wrong shape or device, TypeError for a wrong dtype.
+    """
+    _check(features, weights, biases)
+    flat = features.reshape(-1, features.shape[-1])
+    if flat.device.type == "cpu":
+        rest, last = _Decode.apply(slope, flat, *weights, *biases)
+    else:
+        rest, last = _decode_reference(flat, weights, biases, slope)
+    shape = features.shape[:-1]
+    return rest.view(*shape, rest.shape[-1]), last.view(shape)
+
+
+def _decode_reference(
+    features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float
+) -> tuple[Tensor, Tensor]:
+    """`decode` in plain torch on [P, F]: any device, differentiable any number of times."""
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        features = F.leaky_relu(F.linear(features, weight, bias), slope)
+    outputs = F.linear(features, weights[-1], biases[-1])
+    rest, last = outputs.split([outputs.shape[-1] - 1, 1], dim=-1)
+    return rest.contiguous(), last.squeeze(-1).contiguous()
+
+
+class _Decode(torch.autograd.Function):
+    """Blocks of points, each with all its layers; keeps the inputs only."""
+
+    @staticmethod
+    def forward(ctx: Any, slope: float, features: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        layers = len(params) // 2
+        weights, biases = params[:layers], params[layers:]
+        points = len(features)
+        rest = features.new_empty(points, len(weights[-1]) - 1)
+        last = features.new_empty(points)
+        for start in range(0, points, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            hidden = _hidden(features[part], weights, biases, slope)[-1]
+            block = torch.addmm(biases[-1], hidden, weights[-1].T)
+            rest[part], last[part] = block[:, :-1], block[:, -1]
+        ctx.save_for_backward(features, *params)
+        ctx.slope = slope
+        ctx.set_materialize_grads(False)
+        return rest, last
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_rest: Tensor | None, grad_last: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        features, *params = ctx.saved_tensors
+        layers = len(params) // 2
+        if torch.is_grad_enabled():
+
+            def reference(features: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+                return _decode_reference(features, params[:layers], params[layers:], ctx.slope)
+
+            needed, grads = ctx.needs_input_grad[1:], (grad_rest, grad_last)
+            return None, *composable_grads(reference, (features, *params), needed, grads)
+        weights, biases = params[:layers], params[layers:]
+        grad_params = [torch.zeros_like(p) for p in params]
+        grad_features = torch.empty_like(features) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(features), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            hidden = _hidden(features[part], weights, biases, ctx.slope)
+            grad = _join(grad_rest, grad_last, part, hidden[-1], len(weights[-1]))
+            out = None if grad_features is None else grad_features[part]
+            _block_backward(grad, hidden, weights, ctx.slope, grad_params, out)
+        return None, grad_features, *grad_params
+
+
+def _hidden(
+    features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float
+) -> list[Tensor]:
+    """The input and the activation of every hidden layer."""
+    hidden = [features]
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        hidden.append(F.leaky_relu_(torch.addmm(bias, hidden[-1], weight.T), slope))
+    return hidden
+
+
+def _join(
+    grad_rest: Tensor | None, grad_last: Tensor | None, part: slice, like: Tensor, width: int
+) -> Tensor:
+    """The gradient of a block's outputs [P, O]."""
+    grad = like.new_zeros(len(like), width)
+    if grad_rest is not None:
+        grad[:, :-1] = grad_rest[part]
+    if grad_last is not None:
+        grad[:, -1] = grad_last[part]
+    return grad
+
+
+def _block_backward(
+    grad: Tensor,
+    hidden: list[Tensor],
+    weights: Sequence[Tensor],
+    slope: float,
+    grad_params: list[Tensor],
+    grad_features: Tensor | None,
+) -> None:
+    """Add a block's gradients to those of the parameters and write that of its features."""
+    layers = len(weights)
+    for i in reversed(range(layers)):
+        _add_outer(grad_params[i], grad, hidden[i])
+        grad_params[layers + i] += grad.sum(0)
+        if i > 0:
+            grad = torch.ops.aten.leaky_relu_backward(grad @ weights[i], hidden[i], slope, True)
+        elif grad_features is not None:
+            torch.mm(grad, weights[0], out=grad_features)
+
+
+def _add_outer(total: Tensor, grad: Tensor, x: Tensor) -> None:
+    """total [O, I] += grad [P, O]^T x [P, I]; BLAS is several times faster with the short side first."""
+    if total.shape[0] <= total.shape[1]:
+        total.addmm_(grad.T, x)
+    else:
+        total.T.addmm_(x.T, grad)
+
+
+def _check(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+    op = "decode"
+    check_floating(op, "features", features)
+    if not weights or len(weights) != len(biases):
+        raise ValueError(
+            f"{op}: weights and biases must be as many and at least one, "
+            f"got {len(weights)} and {len(biases)}"
+        )
+    width = features.shape[-1]
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if weight.ndim != 2:
+            raise ValueError(f"{op}: weights[{i}] must be a matrix, got {list(weight.shape)}")
+        check_shape(op, f"weights[{i}]", weight, "[O, I]", (weight.shape[0], width))
+        check_shape(op, f"biases[{i}]", bias, "[O]", weight.shape[:1])
+        for name, tensor in ((f"weights[{i}]", weight), (f"biases[{i}]", bias)):
+            check_like(op, name, tensor, "features", features)
+        width = weight.shape[0]
+    if width < 2:
+        raise ValueError(f"{op}: the last layer must have at least 2 outputs, got {width}")

@@ -1,0 +1,75 @@
+"""What a step is fed: a batch of real images, and latents, labels and cameras for fakes.
+
+Legend: B batch. Angles are (yaw, pitch, roll) in radians.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from epigraf.config import CameraDist
+from epigraf.data.images import Batch, ImageDataset
+from epigraf.rendering.camera import sample_camera_angles
+from epigraf.training.losses import spoof_angles
+from epigraf.training.passes import FakeInputs
+from epigraf.training.schedules import Schedule
+from epigraf.training.state import State
+
+
+class Source(Protocol):
+    """Feeds one step."""
+
+    def reals(self) -> Batch:
+        """The real images of the next phase that wants some."""
+        ...
+
+    def fakes(self, schedule: Schedule) -> FakeInputs:
+        """Inputs of a batch of fakes for the next phase that renders."""
+        ...
+
+
+class DatasetSource:
+    """One batch of real images, the same for every phase, and fresh fakes for each.
+
+    Taking it moves the run's sampler on by a batch.
+    """
+
+    def __init__(self, state: State, dataset: ImageDataset) -> None:
+        self._state, self._dataset = state, dataset
+        items = state.sampler.next_batch(state.cfg.training.batch_size)
+        batch, device = dataset.batch(items), state.device
+        self._reals = Batch(
+            batch.images.to(device), batch.labels.to(device), batch.angles.to(device)
+        )
+
+    def reals(self) -> Batch:
+        """The batch."""
+        return self._reals
+
+    def fakes(self, schedule: Schedule) -> FakeInputs:
+        """Latents, labels and cameras.
+
+        Labels come from random items of the data set; so do the cameras where the configuration
+        says `custom`, otherwise they are drawn from its prior.
+        """
+        state = self._state
+        cfg, draws, device = state.cfg, state.draws, state.device
+        n = cfg.training.batch_size
+        items = draws.integers("fake_item", len(self._dataset), (n,)).tolist()
+        labels = torch.stack([self._dataset.label(i) for i in items])
+        angles = self._angles(items)
+        z = draws.normal("z", (n, cfg.model.generator.z_dim), torch.empty(0))
+        cond = None
+        if cfg.model.generator.camera_cond:
+            cond = spoof_angles(angles, schedule.spoof_probability, draws=draws).to(device)
+        return FakeInputs(z.to(device), labels.to(device), angles.to(device), cond)
+
+    def _angles(self, items: list[int]) -> Tensor:
+        """Cameras [B, 3] to render from."""
+        camera = self._state.cfg.dataset.camera
+        if camera.dist is CameraDist.CUSTOM:
+            return torch.stack([self._dataset.angles(i) for i in items])
+        return sample_camera_angles(camera, len(items), draws=self._state.draws)

@@ -1,0 +1,113 @@
+"""What a configuration amounts to: the derived values that a run prints before it starts."""
+
+from __future__ import annotations
+
+import torch
+
+from epigraf.config import AugmentMode, Config
+from epigraf.data.images import ImageDataset
+from epigraf.models.discriminator import Discriminator
+from epigraf.models.generator import Generator
+from epigraf.ops._native import backend_line
+from epigraf.training.schedules import lazy_optimiser
+
+
+def describe(cfg: Config, dataset: ImageDataset, device: torch.device | str = "cpu") -> list[str]:
+    """Lines `name  value` about a run: data, networks, rendering, objective, length, backend.
+
+    Args:
+        cfg: a configuration resolved against `dataset` (see `resolve_config`).
+        dataset: the training set.
+        device: where the run would train.
+    """
+    rows = [
+        ("config", cfg.name),
+        ("data", _data(cfg, dataset)),
+        ("networks", _networks(cfg)),
+        ("rendering", _rendering(cfg)),
+        ("R1 gamma", _gamma(cfg)),
+        ("optimiser", _optimiser(cfg)),
+        ("patches", _patches(cfg)),
+        ("augment", _augment(cfg)),
+        ("length", _length(cfg)),
+        ("device", f"{device}, {torch.get_num_threads()} threads"),
+        ("backend", backend_line(device)),
+    ]
+    return [f"{name:<10} {value}" for name, value in rows]
+
+
+def _data(cfg: Config, dataset: ImageDataset) -> str:
+    side = cfg.dataset.resolution
+    text = f"{dataset.name}: {len(dataset)} images of {side}x{side}"
+    text += " (with mirrored ones)" if dataset.mirror else ""
+    text += f", {cfg.c_dim} labels" if cfg.c_dim else ", no labels"
+    return text + f", cameras {cfg.dataset.camera.dist.value}"
+
+
+def _networks(cfg: Config) -> str:
+    with torch.device("meta"):
+        generator, discriminator = Generator(cfg), Discriminator(cfg)
+    g, d = (sum(p.numel() for p in n.parameters()) / 1e6 for n in (generator, discriminator))
+    return f"G {g:.2f} M parameters ({generator.num_ws} styles), D {d:.2f} M"
+
+
+def _rendering(cfg: Config) -> str:
+    coarse, fine, side = (
+        cfg.model.generator.num_ray_steps,
+        cfg.num_fine_steps,
+        cfg.train_resolution,
+    )
+    # with an importance pass the field is evaluated at the coarse and at the fine samples
+    points = side * side * (coarse + fine) / 1000
+    return (
+        f"{side}x{side} rays, {coarse}+{fine} samples a ray, {points:.0f} k field evaluations "
+        f"an image"
+    )
+
+
+def _gamma(cfg: Config) -> str:
+    if cfg.training.gamma == "auto":
+        origin = "auto: 0.0002 * resolution^2 / batch_size"
+    else:
+        origin = "as configured"
+    return f"{cfg.gamma:g} ({origin}), every {cfg.training.r1_interval} steps"
+
+
+def _optimiser(cfg: Config) -> str:
+    model, training = cfg.model, cfg.training
+    interval = model.loss_kwargs.pl_interval if model.loss_kwargs.pl_weight > 0 else None
+    g = lazy_optimiser(model.generator.optim, interval)
+    d = lazy_optimiser(model.discriminator.optim, training.r1_interval)
+    return (
+        f"Adam, G lr {g[0]:.4g} betas ({g[1][0]:g}, {g[1][1]:.5g}), "
+        f"D lr {d[0]:.4g} betas ({d[1][0]:g}, {d[1][1]:.5g}), batch {training.batch_size} "
+        f"in {training.batch_size // cfg.batch_gpu} parts, EMA half-life {cfg.ema_kimg:g} kimg"
+    )
+
+
+def _patches(cfg: Config) -> str:
+    patch = cfg.training.patch
+    if not patch.enabled:
+        return "whole images"
+    return (
+        f"{patch.resolution}x{patch.resolution}, scales {cfg.patch_min_scale:g} to "
+        f"{patch.max_scale:g} ({patch.distribution.value}, annealed over {patch.anneal_kimg:g} kimg)"
+    )
+
+
+def _augment(cfg: Config) -> str:
+    augment = cfg.training.augment
+    if augment.mode is AugmentMode.NOAUG:
+        return "none"
+    if augment.mode is AugmentMode.FIXED:
+        return f"fixed, p = {augment.p:g}"
+    return f"adaptive, target {augment.target:g}, speed {augment.speed_kimg:g} kimg"
+
+
+def _length(cfg: Config) -> str:
+    training = cfg.training
+    limit = f" or {training.minutes:g} minutes" if training.minutes else ""
+    return (
+        f"{training.kimg:g} kimg{limit}, a tick is {training.tick:g} kimg, snapshots every "
+        f"{training.snap} ticks and {training.snap_minutes:g} minutes"
+    )

@@ -1,0 +1,163 @@
+"""Convolutions, their derivatives and the fused pointwise functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from epigraf.models.convolution import (
+    _reaches,
+    conv2d,
+    conv_transpose2d,
+    leaky_clamp_,
+    scale_shift,
+)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def loop_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Correlation as a sum over shifted copies of the zero-padded input."""
+    k = weight.shape[2]
+    x = F.pad(x, (padding,) * 4)
+    height, width = ((n - k) // stride + 1 for n in x.shape[2:])
+    y = x.new_zeros(len(x), len(weight), height, width)
+    for i in range(k):
+        for j in range(k):
+            part = x[:, :, i : i + stride * height : stride, j : j + stride * width : stride]
+            y = y + torch.einsum("bihw,oi->bohw", part[:, :, :height, :width], weight[:, :, i, j])
+    return y
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kernel=st.sampled_from([1, 3]),
+    stride=st.sampled_from([1, 2]),
+    padding=st.integers(0, 1),
+    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    channels_last=st.booleans(),
+)
+def test_conv2d_is_the_sum_over_taps(
+    batch, channels, kernel, stride, padding, size, channels_last
+) -> None:
+    x = normal(batch, channels[0], *size)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    weight, bias = normal(channels[1], channels[0], kernel, kernel, seed=1), normal(channels[1])
+    y = conv2d(x, weight, bias, stride=stride, padding=padding)
+    expected = loop_conv(x, weight, stride, padding) + bias[:, None, None]
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv_transpose2d_is_the_adjoint(stride: int) -> None:
+    """<conv(x), y> = <x, conv^T(y)> for any x and y."""
+    weight, y = normal(3, 2, 3, 3), normal(2, 3, 4, 5, seed=1)
+    up = conv_transpose2d(y, weight, stride=stride)
+    x = normal(*up.shape, seed=2)
+    down = loop_conv(x, weight, stride, 0)
+    assert up.shape[2:] == (3 * stride + 3, 4 * stride + 3)
+    torch.testing.assert_close((down * y).sum(), (x * up).sum(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (3, 2, 1), (1, 1, 0)])
+def test_conv2d_derivatives(kernel: int, stride: int, padding: int) -> None:
+    inputs = [normal(2, 2, 6, 5), normal(3, 2, kernel, kernel, seed=1), normal(3, seed=2)]
+    for tensor in inputs:
+        tensor.requires_grad_()
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return conv2d(x, weight, bias, stride=stride, padding=padding)
+
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+
+
+def test_conv_transpose2d_derivatives() -> None:
+    inputs = [normal(2, 3, 3, 2).requires_grad_(), normal(3, 2, 3, 3, seed=1).requires_grad_()]
+    assert gradcheck(lambda x, w: conv_transpose2d(x, w, stride=2), inputs)
+    assert gradgradcheck(lambda x, w: conv_transpose2d(x, w, stride=2), inputs)
+
+
+def test_gradient_penalty_equals_plain_torch() -> None:
+    """d/dw of |dy/dx|^2 through two layers: the double backward that R1 needs."""
+    x = normal(2, 3, 8, 8).requires_grad_()
+    first, second = normal(4, 3, 3, 3, seed=1), normal(2, 4, 3, 3, seed=2)
+
+    def penalty(conv) -> tuple[Tensor, ...]:
+        weights = [first.clone().requires_grad_(), second.clone().requires_grad_()]
+        y = conv(torch.tanh(conv(x, weights[0] * 2, padding=1)), weights[1] * 3, stride=2)
+        (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), weights)
+
+    for ours, expected in zip(penalty(conv2d), penalty(F.conv2d), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-9)
+
+
+def test_gradients_nobody_asks_for_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R1 asks for the gradient of the image: no weight gradient may be spent on it."""
+    calls: list[list[bool]] = []
+    original = torch.ops.aten.convolution_backward
+
+    def spy(*args):
+        calls.append(args[-1])
+        return original(*args)
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
+    x, weight = normal(1, 2, 4, 4).requires_grad_(), normal(2, 2, 3, 3).requires_grad_()
+    y = conv2d(conv2d(x, weight * 2, padding=1), weight * 3, padding=1).sum()
+    torch.autograd.grad(y, x, retain_graph=True)
+    assert calls == []
+    y.backward()
+    assert calls == [[False, True, False]] * 2
+    assert weight.grad is not None
+
+
+def test_scale_shift() -> None:
+    x, scale, shift = normal(2, 3, 4, 5), normal(2, 3, seed=1), normal(3, seed=2)
+    y = scale_shift(x, scale, shift)
+    assert y[1, 2, 3, 4] == x[1, 2, 3, 4] * scale[1, 2] + shift[2]
+    inputs = [tensor.requires_grad_() for tensor in (x, scale, shift)]
+    assert gradcheck(scale_shift, inputs)
+    assert gradgradcheck(scale_shift, inputs)
+
+
+@pytest.mark.parametrize("clamp", [None, 0.9, 100.0])
+@pytest.mark.parametrize("slope", [0.2, 1.0])
+def test_leaky_clamp(slope: float, clamp: float | None) -> None:
+    x = torch.tensor([-10.0, -2.0, -0.5, 0.5, 2.0, 101.0], dtype=torch.float64).reshape(1, 2, 1, 3)
+    expected = torch.where(x > 0, x, slope * x)
+    if clamp is not None:
+        expected = expected.clamp(-clamp, clamp)
+    torch.testing.assert_close(leaky_clamp_(x.clone(), slope, clamp), expected)
+    x.requires_grad_()
+    assert gradcheck(lambda x: leaky_clamp_(x * 1, slope, clamp), [x])
+    assert gradgradcheck(lambda x: leaky_clamp_(x * 1, slope, clamp), [x])
+
+
+def test_leaky_clamp_stops_gradients_where_it_clamps() -> None:
+    x = torch.tensor([-3.0, -1.0, 1.0, 3.0]).reshape(1, 1, 2, 2).requires_grad_()
+    leaky_clamp_(x * 1, 0.5, 1.2).sum().backward()
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == [0.0, 0.5, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_clamping_is_noticed_anywhere(channels_last: bool) -> None:
+    x = torch.zeros(2, 3, 4, 5)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    assert not _reaches(x, 1.0)
+    for value in (1.0, -1.0, float("nan"), float("inf")):
+        y = x.clone()
+        y[1, 2, 3, 4] = value
+        assert _reaches(y, 1.0)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -99,10 +99,15 @@ class BuildNative(build_ext):
             if choice("EPIGRAF_NATIVE") == "on":
                 raise SystemExit(f"epigraf: EPIGRAF_NATIVE=on, but {reason}") from reason
             ext.optional = True  # so that setuptools accepts that the file is missing
-            print(f"epigraf: native core not built ({reason}); ops will run in pure torch", flush=True)
+            print(
+                f"epigraf: native core not built ({reason}); ops will run in pure torch", flush=True
+            )
 
 
 setup(
+    # The presets live at the top of the tree and are installed beside the code that reads them.
+    packages=[*find_packages(include=["epigraf", "epigraf.*"]), "epigraf.configs"],
+    package_dir={"epigraf.configs": "configs"},
     ext_modules=[Extension("epigraf._C", sources=[])],
     cmdclass={"build_ext": BuildNative},
 )

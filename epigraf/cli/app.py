@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from epigraf.cli import configs, data, demo, info, mesh, sample, train, video
+from epigraf.cli import configs, data, demo, info, mesh, metrics, sample, train, video
 from epigraf.errors import EpigrafError
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -94,7 +94,7 @@ app.command()(sample.sample)
 app.command()(video.video)
 app.command()(mesh.mesh)
 app.add_typer(data.app, name="data")
-#app.command()(metrics.metrics)
+app.command()(metrics.metrics)
 app.command()(demo.demo)
 app.command()(info.info)
 app.command()(configs.configs)

@@ -64,6 +64,17 @@ class MeshFormat(Enum):
     MRC = "mrc"
 
 
+class PathName(Enum):
+    """Camera paths as the command line spells them."""
+
+    AUTO = "auto"
+    CIRCLE = "circle"
+    FRONT_CIRCLE = "front_circle"
+    WIGGLE = "wiggle"
+    LINE = "line"
+    POINTS = "points"
+
+
 def parse_seeds(text: str) -> list[int]:
     """Read `0-3,7` as [0, 1, 2, 3, 7].
 

@@ -89,7 +89,9 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, last + 1)]
 
 
-def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int, width: int, height: int) -> None:
+def _draw_panel(
+    draw: ImageDraw.ImageDraw, panel: Panel, left: int, width: int, height: int
+) -> None:
     s = SCALE
     points = [_finite(series) for series in panel.series]
     every = [p for line in points for p in line]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from epigraf.cli.arguments import PathName
 from epigraf.config import load_config
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 OBJECTS, VIEWS, DATA_SEED = 300, 8, 0
 SIDE, CELLS, FRAMES, TURN_VIEWS, FPS = 128, 9, 32, 8, 16
 MESH_RESOLUTION, PSI = 96, 0.7
+GROWTH, GROWTH_OBJECTS = 8, 4
 
 
 @dataclass
@@ -57,8 +59,8 @@ def demo(
 ) -> None:
     """Make a data set, train on it, and show what was learned on one web page.
 
-    Leaves samples.png, turntable.mp4, turntable.webp, turns.png, object.glb, curve.png, the data,
-    the run and index.html in the folder. About seven minutes on two cores.
+    Leaves index.html, samples.png, turntable.mp4, turntable.webp, turns.png, object.glb,
+    growth.png, curve.png, the data and the run in a folder. About seven minutes on two cores.
 
     [bold]Examples[/bold]
 
@@ -108,11 +110,13 @@ def _render(
     with watch.measure("mesh"):
         mesh = _mesh(loaded, out / "object.glb")
     save_picture(_curve(result.folder), out / "curve.png")
+    save_picture(_growth(result.folder, loaded.config.dataset.resolution), out / "growth.png")
     return Pictures(
         video=out / "turntable.mp4",
         strip=out / "turns.png",
         reals=result.folder / "reals.png",
         samples=out / "samples.png",
+        growth=out / "growth.png",
         curve=out / "curve.png",
         mesh=out / "object.glb",
     ), mesh
@@ -135,7 +139,7 @@ def _turntable(loaded: LoadedModel, out: Path) -> None:
     from epigraf.cli.media import grid, save_animation, save_picture, save_video
     from epigraf.cli.models import object_styles
     from epigraf.cli.sample import pictures_of
-    from epigraf.cli.views import PathName, view_path
+    from epigraf.cli.views import view_path
 
     cameras = view_path(loaded.config, PathName.AUTO, FRAMES)
     styles = object_styles(loaded, list(range(CELLS)), PSI, None)
@@ -162,11 +166,32 @@ def _mesh(loaded: LoadedModel, path: Path) -> Mesh:
     return mesh
 
 
+def _growth(folder: Path, side: int) -> np.ndarray:
+    """One view of the first objects of the run's preview grids, a column for each time."""
+    import numpy as np
+    from PIL import Image
+
+    rows = GROWTH_OBJECTS * side
+    columns = [np.asarray(Image.open(path))[:rows, :side] for path in growth_files(folder)]
+    small = np.concatenate(columns, axis=1)
+    zoom = max(1, SIDE // side)
+    size = (small.shape[1] * zoom, small.shape[0] * zoom)
+    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+
+def growth_files(folder: Path) -> list[Path]:
+    """Up to GROWTH preview grids of a run, evenly spread from the first to the last."""
+    grids = [folder / "fakes_init.png", *sorted(folder.glob("fakes[0-9]*.png"))]
+    steps = min(GROWTH, len(grids)) - 1
+    return [grids[round(i * (len(grids) - 1) / max(steps, 1))] for i in range(steps + 1)]
+
+
 def _curve(folder: Path) -> np.ndarray:
     """Losses and what the discriminator thinks, from the run's stats.jsonl."""
     from epigraf.cli.curve import Panel, draw_curves, read_series
 
-    rows = [json.loads(line) for line in (folder / "stats.jsonl").open(encoding="utf-8")]
+    lines = (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     losses = [
         read_series(rows, "generator", "Loss/G/loss"),
         read_series(rows, "discriminator", "Loss/D/loss"),
@@ -192,12 +217,13 @@ def _page(
     words = Words(
         title="epigraf demo",
         heading="Objects nobody modelled",
-        lead=f"A 3D generative adversarial network looked at flat {side}x{side} pictures for "
-        f"{duration(result.seconds)} and learned to make solid objects.",
+        lead=f"A 3D generative adversarial network was shown flat {side}x{side} pictures for "
+        f"{duration(result.seconds)}. This is what it makes up now, seen from all sides.",
         mesh=f"{len(mesh.faces):,} triangles, coloured vertices:",
         data=f"Pictures of procedural objects from all sides, with the camera of each. The network "
         f"sees them at {side}x{side}.",
         samples=f"Seeds 0 to 15, rendered at {SIDE}x{SIDE}: a field has no resolution of its own.",
+        growth=f"Left to right: before training, then up to {result.kimg:.1f} thousand pictures.",
         curve="In a healthy game neither player wins: the losses settle, they do not go to zero.",
         footer=f"epigraf {facts['epigraf']} · {facts['backend']} · {facts['python']} · "
         f"torch and others: {facts['packages']}",
@@ -207,6 +233,7 @@ def _page(
         words=words,
         pictures=pictures,
         mesh=mesh,
+        cells=CELLS,
         views=TURN_VIEWS,
         facts={
             "trained for": duration(result.seconds),

@@ -49,7 +49,7 @@ def grid(pictures: Sequence[np.ndarray], columns: int, gap: int = 0) -> np.ndarr
 
 
 def squarest(count: int) -> int:
-    """Columns of a grid of `count` pictures that is as square as possible and not higher than wide."""
+    """Columns of a grid of `count` pictures: as square as can be, never higher than wide."""
     return next(c for c in range(1, count + 1) if c * c >= count)
 
 

@@ -34,6 +34,7 @@ class Pictures:
     strip: Path
     reals: Path
     samples: Path
+    growth: Path
     curve: Path
     mesh: Path
 
@@ -48,17 +49,19 @@ class Words:
     mesh: str
     data: str
     samples: str
+    growth: str
     curve: str
     footer: str
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page. `views` is the number of pictures in a row of the strip."""
+    """Everything on the page: `cells` objects turn in the video, the strip has rows of `views`."""
 
     words: Words
     pictures: Pictures
     mesh: Mesh
+    cells: int
     views: int
     facts: Mapping[str, str]
     commands: Sequence[str]
@@ -88,16 +91,14 @@ def _texts(page: Page) -> dict[str, str]:
         "mesh_text": escape(words.mesh),
         "data_text": escape(words.data),
         "sample_text": escape(words.samples),
+        "growth_text": escape(words.growth),
         "curve_text": escape(words.curve),
         "footer": escape(words.footer),
+        "cells": str(page.cells),
         "views": str(page.views),
-        "facts": "".join(
-            f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts
-        ),
+        "facts": "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts),
         "commands": escape("\n".join(page.commands)),
-        "timings": "".join(
-            f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in rows
-        ),
+        "timings": "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in rows),
     }
 
 
@@ -108,6 +109,7 @@ def _media(page: Page) -> dict[str, str]:
         "strip": embedded(pictures.strip),
         "reals": embedded(pictures.reals),
         "samples": embedded(pictures.samples),
+        "growth": embedded(pictures.growth),
         "curve": embedded(pictures.curve),
         "mesh_file": html.escape(pictures.mesh.name),
         "mesh_data": json.dumps(packed_mesh(page.mesh) | {"picture": embedded(pictures.samples)}),

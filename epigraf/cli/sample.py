@@ -10,6 +10,7 @@ import typer
 from epigraf.cli.arguments import (
     ClassIndex,
     Model,
+    PathName,
     RaySteps,
     Resolution,
     Seeds,
@@ -57,7 +58,7 @@ def sample(
     """
     from epigraf.cli.media import grid, save_picture, squarest
     from epigraf.cli.models import object_styles, open_model
-    from epigraf.cli.views import PathName, single_view, view_path
+    from epigraf.cli.views import single_view, view_path
 
     numbers = parse_seeds(seeds)
     loaded = open_model(model, ray_steps)

@@ -57,10 +57,11 @@ def train(
     if dry_run:
         _describe(cfg, source, out, desc)
         return
+    from epigraf.metrics.evaluate import Evaluator
     from epigraf.training.loop import StopReason, TrainOptions
     from epigraf.training.loop import train as run_training
 
-    options = TrainOptions(resume=resume, desc=desc)
+    options = TrainOptions(resume=resume, desc=desc, evaluate=Evaluator())
     result = run_training(cfg, source, out, options)
     if result.reason is StopReason.INTERRUPTED:
         raise typer.Exit(130)

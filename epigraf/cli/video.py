@@ -12,6 +12,7 @@ import typer
 from epigraf.cli.arguments import (
     ClassIndex,
     Model,
+    PathName,
     RaySteps,
     Resolution,
     Seeds,
@@ -19,7 +20,6 @@ from epigraf.cli.arguments import (
     parse_grid,
     parse_seeds,
 )
-from epigraf.cli.views import PathName, view_path
 from epigraf.errors import EpigrafError
 
 if TYPE_CHECKING:
@@ -54,14 +54,16 @@ def video(
     ] = None,
     interp: Annotated[
         bool,
-        typer.Option("--interp", help="Blend from seed to seed, in a loop, while the camera moves."),
+        typer.Option("--interp", help="Blend from seed to seed, in a loop, on the way."),
     ] = False,
     depth: Annotated[
         bool, typer.Option("--depth", help="Show depth beside each picture (near is bright).")
     ] = False,
     frames: Annotated[
         int,
-        typer.Option("--frames", min=1, max=10_000, help="Frames; with --interp from seed to seed."),
+        typer.Option(
+            "--frames", min=1, max=10_000, help="Frames; with --interp those between seeds."
+        ),
     ] = 60,
     fps: Annotated[int, typer.Option("--fps", min=1, max=120, help="Frames a second.")] = 30,
     resolution: Resolution = None,
@@ -79,6 +81,7 @@ def video(
       epigraf video MODEL --interp --seeds 0-7 --grid 1x1 --frames 30 --out morph.mp4
     """
     from epigraf.cli.models import object_styles, open_model
+    from epigraf.cli.views import view_path
 
     numbers = parse_seeds(seeds)
     if out.suffix.lower() not in (".mp4", ".webp"):

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
 
 import torch
 
+from epigraf.cli.arguments import PathName
 from epigraf.config import CameraDist, Config
 from epigraf.rendering.trajectories import CameraPath, PathKind, camera_path
 
 LOOK_DOWN = 0.35
 """Radians above the horizon from which turning objects are shown (20 degrees)."""
-
-
-class PathName(Enum):
-    """Camera paths as the command line spells them."""
-
-    AUTO = "auto"
-    CIRCLE = "circle"
-    FRONT_CIRCLE = "front_circle"
-    WIGGLE = "wiggle"
-    LINE = "line"
-    POINTS = "points"
 
 
 def turns_around(cfg: Config) -> bool:
@@ -46,7 +35,7 @@ def view_path(cfg: Config, name: PathName, frames: int) -> CameraPath:
 
 
 def single_view(cfg: Config, yaw: float | None = None, pitch: float | None = None) -> CameraPath:
-    """One camera, radians; what is None is the mean pose, a little from above for turning objects."""
+    """One camera (radians); None is the mean pose, a little from above for turning objects."""
     camera = cfg.dataset.camera
     if pitch is None:
         pitch = camera.vertical_mean - (LOOK_DOWN if turns_around(cfg) else 0.0)

@@ -207,6 +207,17 @@ def blender_to_angles(matrices: np.ndarray) -> np.ndarray:
     return opengl_to_angles(blender_to_opengl(matrices))
 
 
+def megascans_to_angles(euler: np.ndarray) -> np.ndarray:
+    """Correct angles [N, 3] that the official Megascans script wrote from Blender matrices.
+
+    It stores yaw = atan2(T10, T00), the heading of the camera's right side in Blender's world,
+    which turns the other way: our yaw is pi/2 - yaw. Pitch is the same; the set has no roll.
+    """
+    yaw, pitch, roll = _angles(euler).T
+    turned = math.pi / 2 - yaw
+    return np.stack([np.arctan2(np.sin(turned), np.cos(turned)), pitch, roll], axis=1)
+
+
 def angles_to_blender(angles: np.ndarray, radius: float = 1.0) -> np.ndarray:
     """Blender camera matrices [N, 4, 4] (z-up world) of angles [N, 3]."""
     return opengl_to_blender(angles_to_opengl(angles, radius))

@@ -60,14 +60,15 @@ class Capsule:
     end_radius: float
 
     def distance(self, points: np.ndarray) -> np.ndarray:
-        """Distance to the nearest point of the segment less the radius there."""
+        """Distance to the nearest axis point less the radius there, divided by the steepness."""
         axis = np.subtract(self.end, self.start).astype(np.float32)
         x, y, z = (points[i] - np.float32(self.start[i]) for i in range(3))
         along = (x * axis[0] + y * axis[1] + z * axis[2]) / np.float32(axis @ axis)
         np.clip(along, 0, 1, out=along)
         gap = _length(x - along * axis[0], y - along * axis[1], z - along * axis[2])
         slope = np.float32(self.end_radius - self.start_radius)
-        return gap - (np.float32(self.start_radius) + along * slope)
+        steepness = np.sqrt(1 + slope * slope / np.float32(axis @ axis))
+        return (gap - (np.float32(self.start_radius) + along * slope)) / steepness
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from enum import Enum
 import numpy as np
 
 Colour = tuple[float, float, float]
-Texture = Callable[[np.ndarray], np.ndarray]
+Vector = tuple[float, float, float]
+Texture = Callable[[np.ndarray], np.ndarray]  # points [3, P] -> colours [3, P]
 EDGE = 0.25  # share of a pattern's period over which two colours blend
 
 
@@ -74,7 +75,7 @@ def checker(a: Colour, b: Colour, period: float, count: int) -> Texture:
     return colour
 
 
-def dots(a: Colour, b: Colour, centre: Colour, count: int, size: float) -> Texture:
+def dots(a: Colour, b: Colour, centre: Vector, count: int, size: float) -> Texture:
     """`count` round dots of colour b, evenly spread over directions from `centre` (a Fibonacci
     sphere); `size` is their angular radius in radians."""
     k = np.arange(count) + 0.5

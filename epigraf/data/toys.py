@@ -71,7 +71,7 @@ def _eyes(x: float, y: float, spread: float, size: float) -> list[Part]:
     parts: list[Part] = []
     for z in (-spread, spread):
         parts.append(Part(Ellipsoid((x, y, z), (size, size, size)), solid(CREAM)))
-        pupil = Ellipsoid((x + 0.55 * size, y, z), (size * 0.62,) * 3)
+        pupil = Ellipsoid((x + 0.55 * size, y, z), (size * 0.62, size * 0.62, size * 0.62))
         parts.append(Part(pupil, solid(BLACK)))
     return parts
 
@@ -200,14 +200,14 @@ def robot(dice: _Dice) -> list[Part]:
         Part(Box((-deep - 0.015, -0.02, 0), (0.025, waist * 0.6, chest * 0.7), 0.012), solid(GREY)),
         Part(Box((0, face, 0), (head, head, head * 1.25), 0.014), solid(trim)),
         Part(Capsule((0, face + head, 0), (0, face + head + 0.02, 0), 0.01, 0.01), solid(GREY)),
-        Part(Ellipsoid((0, face + head + 0.026, 0), (0.02,) * 3), solid(RED)),
+        Part(Ellipsoid((0, face + head + 0.026, 0), (0.02, 0.02, 0.02)), solid(RED)),
         *_eyes(head, face + 0.008, head * 0.55, 0.022),
     ]
     for side in (-1, 1):
         shoulder = (0.0, 0.0, side * (chest + 0.012))
         hand = (0.055, lift, side * (chest + 0.035))
         parts.append(Part(Capsule(shoulder, hand, 0.022, 0.022), solid(GREY)))
-        parts.append(Part(Ellipsoid(hand, (0.03,) * 3), solid(trim)))
+        parts.append(Part(Ellipsoid(hand, (0.03, 0.03, 0.03)), solid(trim)))
         foot = side * chest * 0.55
         parts.append(Part(Frustum(-0.165, -0.1, 0.028, 0.028, z=foot), solid(GREY)))
         parts.append(Part(Box((0.014, -0.165, foot), (0.05, 0.02, 0.035), 0.01), solid(shell)))

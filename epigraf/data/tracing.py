@@ -9,13 +9,14 @@ Legend: V views, R side in pixels, P points (all rays of all views), M materials
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from epigraf.data.poses import angles_to_opengl
 from epigraf.data.solids import Solid
+from epigraf.data.textures import Texture
 
 FOV_DEGREES = 30.0
 RADIUS = 1.0  # distance of the camera from the origin
@@ -25,8 +26,6 @@ HIT = 4e-4  # world units; a ray closer than this has arrived
 EASE = 0.9  # share of the distance bound that a step takes
 FIT_CELLS = 40  # lattice points a side when an object is measured
 LIGHT = np.array([0.45, 0.8, 0.4], dtype=np.float32) / np.float32(math.sqrt(1.0025))
-
-Texture = Callable[[np.ndarray], np.ndarray]  # points [3, P] -> albedo [3, P] in 0..1
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,7 @@ class Bounds:
                 raise ValueError(f"Bounds: {axis} must have low < high, got {low} and {high}")
 
     @classmethod
-    def cube(
-        cls, size: float, centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    ) -> Bounds:
+    def cube(cls, size: float, centre: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Bounds:
         """The cube of edge length `size` around `centre`."""
         if not size > 0:
             raise ValueError(f"Bounds: the cube's size must be positive, got {size}")

@@ -11,7 +11,6 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 
 import mrcfile
@@ -23,15 +22,6 @@ from epigraf.geometry.mesh import Mesh
 
 _GL_FLOAT, _GL_UINT32 = 5126, 5125
 _GL_VERTICES, _GL_INDICES = 34962, 34963
-
-
-class MeshFormat(Enum):
-    """What an object can be written as; MRC is the volume of raw densities, the others meshes."""
-
-    PLY = "ply"
-    OBJ = "obj"
-    GLB = "glb"
-    MRC = "mrc"
 
 
 def save_mesh(mesh: Mesh, path: Path) -> Path:
@@ -94,7 +84,7 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 def _ply(mesh: Mesh) -> bytes:
     """Binary little-endian PLY."""
     fields = [("position", "<f4", 3), ("normal", "<f4", 3)]
-    names = "x y z nx ny nz".split()
+    names = ["x", "y", "z", "nx", "ny", "nz"]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(mesh.vertices)}"]
     header += [f"property float {name}" for name in names]
     if mesh.colors is not None:
@@ -114,18 +104,21 @@ def _ply(mesh: Mesh) -> bytes:
 def _obj(mesh: Mesh) -> bytes:
     """Wavefront OBJ with the common vertex colour extension; indices count from 1."""
     columns = [mesh.vertices]
-    pattern = "v %.7g %.7g %.7g"
+    vertex = "v {:.7g} {:.7g} {:.7g}"
     if mesh.colors is not None:
         columns.append(mesh.colors / 255.0)
-        pattern += " %.5f %.5f %.5f"
-    lines = [pattern % tuple(row) for row in np.concatenate(columns, axis=1).tolist()]
-    lines += ["vn %.6f %.6f %.6f" % tuple(row) for row in mesh.normals.tolist()]
-    lines += ["f %d//%d %d//%d %d//%d" % (a, a, b, b, c, c) for a, b, c in (mesh.faces + 1).tolist()]
+        vertex += " {:.5f} {:.5f} {:.5f}"
+    lines = [vertex.format(*row) for row in np.concatenate(columns, axis=1).tolist()]
+    lines += ["vn {:.6f} {:.6f} {:.6f}".format(*row) for row in mesh.normals.tolist()]
+    lines += [f"f {a}//{a} {b}//{b} {c}//{c}" for a, b, c in (mesh.faces + 1).tolist()]
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
 def _glb(mesh: Mesh) -> bytes:
-    """Binary glTF 2.0 with one mesh and a rough, non-metallic, two-sided material."""
+    """Binary glTF 2.0 with one mesh.
+
+    It names no material: some readers drop vertex colours beside one.
+    """
     position = mesh.vertices.astype("<f4")
     arrays: dict[str, np.ndarray] = {"POSITION": position, "NORMAL": mesh.normals.astype("<f4")}
     if mesh.colors is not None:
@@ -136,15 +129,13 @@ def _glb(mesh: Mesh) -> bytes:
     accessors[0]["min"], accessors[0]["max"] = position.min(0).tolist(), position.max(0).tolist()
     indices = {"bufferView": len(arrays), "componentType": _GL_UINT32, "type": "SCALAR"}
     accessors.append({**indices, "count": mesh.faces.size})
-    primitive = {"attributes": attributes, "indices": len(arrays), "material": 0}
-    surface = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    primitive = {"attributes": attributes, "indices": len(arrays)}
     tree = {
         "asset": {"version": "2.0", "generator": "epigraf"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [primitive]}],
-        "materials": [{"pbrMetallicRoughness": surface, "doubleSided": True}],
         "accessors": accessors,
         "bufferViews": _buffer_views(blobs),
         "buffers": [{"byteLength": sum(map(len, blobs))}],

@@ -19,6 +19,7 @@ from epigraf.rendering.draws import ReplayDraws
 from epigraf.rendering.rays import Rays
 from epigraf.rendering.renderer import Field, RenderOptions, render_rays
 
+
 @dataclass(frozen=True)
 class Mesh:
     """vertices [V, 3] float64 world units, faces [F, 3] int64, normals [V, 3] unit and outward,
@@ -45,9 +46,10 @@ def extract_surface(
     Args:
         volume: raw densities on a lattice.
         level: raw density of the surface; inside is above it.
-        clip_radius: what lies outside this ball around the origin counts as empty (models whose rays
-            are limited to an object ball are undefined outside it).
-        close: caps what leaves the lattice, half a voxel outside it, so that the mesh is watertight.
+        clip_radius: what lies outside this ball around the origin counts as empty (models whose
+            rays are limited to an object ball are undefined outside it); the cut is exact to half a
+            voxel.
+        close: caps what leaves the lattice, half a voxel outside it: the mesh is watertight.
 
     Raises:
         ValueError: the level is not inside the range of the densities.
@@ -88,9 +90,7 @@ def count_components(mesh: Mesh) -> int:
 
 
 @torch.no_grad()
-def color_mesh(
-    mesh: Mesh, field: Field, rays: RenderOptions, *, max_points: int = 65536
-) -> Mesh:
+def color_mesh(mesh: Mesh, field: Field, rays: RenderOptions, *, max_points: int = 65536) -> Mesh:
     """Colour the vertices as they look from straight outside.
 
     A short ray comes in along -normal, centred on the vertex; its composited colour over its
@@ -109,7 +109,8 @@ def color_mesh(
         part = slice(start, start + step)
         points = torch.from_numpy(mesh.vertices[part].astype(np.float32))[None]
         inward = torch.from_numpy(-mesh.normals[part].astype(np.float32))[None]
-        seen = render_rays(field, Rays(points - inward * (rays.far / 2), inward), rays, draws=ReplayDraws([]))
+        short = Rays(points - inward * (rays.far / 2), inward)
+        seen = render_rays(field, short, rays, draws=ReplayDraws([]))
         opacity = seen.opacity[..., None]
         there = field(points, inward).colors
         colors = torch.where(opacity > 1e-3, seen.features / opacity.clamp_min(1e-3), there)

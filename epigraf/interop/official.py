@@ -1,9 +1,9 @@
 """Names and settings of the official EpiGRAF release, and what they are called here.
 
-Only names and plain values pass through here; no code and no pickle of the release is read. The state
-dict of the discriminator has our names but for tensors that never act; the generator's modules lie at
-other places. Configuration keys have kept their names; those of the release's infrastructure are
-dropped, and settings that this project cannot honour are refused.
+Only names and plain values pass through here; no code and no pickle of the release is read. The
+state dict of the discriminator has our names but for tensors that never act; the generator's
+modules lie at other places. Configuration keys have kept their names; those of the release's
+infrastructure are dropped, and settings that this project cannot honour are refused.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _DROPPED = (
     *(
         f"training.{key}"
         for key in (
-            "test_batch_gpu", "resume", "resume_only_G", "freezed", "desc", "metrics", "main_metric",
-            "fp32", "nobench", "workers", "dry_run",
+            "test_batch_gpu", "resume", "resume_only_G", "freezed", "desc", "metrics",
+            "main_metric", "fp32", "nobench", "workers", "dry_run",
         )
     ),
 )  # fmt: skip
@@ -97,7 +97,8 @@ def generator_state_from_official(state: Mapping[str, Tensor]) -> dict[str, Tens
 def discriminator_state_from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An official discriminator state dict for ``Discriminator.load_state_dict``.
 
-    The dead ``fromrgb`` of all blocks but the first (the one of the highest resolution) are left out.
+    The dead ``fromrgb`` of all blocks but the first (the one of the highest resolution) are left
+    out.
     """
     resolutions = [int(m.group(1)) for name in state if (m := _FROMRGB.match(name))]
     first = max(resolutions, default=0)
@@ -135,7 +136,8 @@ def _rename(
 def config_from_official(
     tree: Mapping[str, Any], *, z_dim: int | None = None, c_dim: int | None = None
 ) -> Config:
-    """Our configuration for an official experiment tree (sections model, dataset, training; resolved).
+    """Our configuration for an official experiment tree (sections model, dataset, training;
+    resolved).
 
     Args:
         tree: nested plain values, interpolations resolved.
@@ -145,11 +147,15 @@ def config_from_official(
     Raises:
         ConfigError: a setting that cannot be honoured here, or an unknown key.
     """
-    values = {key: copy.deepcopy(tree[key]) for key in ("model", "dataset", "training") if key in tree}
+    values = {
+        key: copy.deepcopy(tree[key]) for key in ("model", "dataset", "training") if key in tree
+    }
     for key, wanted in _REQUIRED.items():
         found = _get(values, key)
         if found is not None and found != wanted:
-            raise ConfigError(f"official config: {key}={found!r} is not supported, only {wanted!r} is")
+            raise ConfigError(
+                f"official config: {key}={found!r} is not supported, only {wanted!r} is"
+            )
     _check_view_head(values)
     _move_augment(values)
     for key in _DROPPED:
@@ -168,8 +174,8 @@ def _check_view_head(values: dict[str, Any]) -> None:
     """The first release had another view-conditioned head, sized by a key of its own."""
     if _pop(values, "model.generator.tri_plane.view_hid_dim"):
         raise ConfigError(
-            "official config: model.generator.tri_plane.view_hid_dim (the view-conditioned head of the "
-            "first release) is not supported, only has_view_cond is"
+            "official config: model.generator.tri_plane.view_hid_dim (the view-conditioned head "
+            "of the first release) is not supported, only has_view_cond is"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ def inception_score(probabilities: np.ndarray, *, splits: int = 10) -> Inception
         raise ValueError(f"inception_score: {splits} splits need as many samples, got {n}")
     p = probabilities.astype(np.float64)
     bounds = [n * i // splits for i in range(splits + 1)]
-    scores = [_score(p[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    scores = [_score(p[a:b]) for a, b in pairwise(bounds)]
     return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
 
 

@@ -1,6 +1,6 @@
 """Kernel distance between two sets of features (Binkowski et al. 2018, Demystifying MMD GANs,
-section 4): the unbiased squared MMD with the kernel (x . y / D + 1)^3, averaged over random subsets.
-N real and M fake samples, D features.
+section 4): the unbiased squared MMD with the kernel (x . y / D + 1)^3, averaged over random
+subsets. N real and M fake samples, D features.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ def draw_subsets(
     """`count` pairs of random index sets without repetition, of `size` or as many as there are."""
     size = min(num_real, num_fake, size)
     return [
-        tuple(draws.permutation(f"kid_{name}", n)[:size].numpy() for name, n in sides)  # type: ignore[misc]
-        for sides in [(("fake", num_fake), ("real", num_real))] * count
+        (_choose("kid_fake", num_fake, size, draws), _choose("kid_real", num_real, size, draws))
+        for _ in range(count)
     ]
+
+
+def _choose(name: str, n: int, size: int, draws: Draws) -> np.ndarray:
+    return draws.permutation(name, n)[:size].numpy()
 
 
 def kid(real: np.ndarray, fake: np.ndarray, subsets: Sequence[Subset]) -> float:

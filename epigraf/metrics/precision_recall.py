@@ -1,8 +1,8 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
 The manifold of a set is the union of balls around its samples that reach to their k-th neighbour;
-precision is the share of fakes on the manifold of reals, recall the share of reals on that of fakes.
-N and M samples, D features.
+precision is the share of fakes on the manifold of reals, recall the share of reals on that of
+fakes. N and M samples, D features.
 """
 
 from __future__ import annotations

@@ -162,12 +162,12 @@ class SynthesisBlock(nn.Module):
             draws: for random noise.
         """
         if x is None:
-            x = self.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            y = self.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(x, ws[:, 0], noise_mode, draws)
-        x = self.conv1(x, ws[:, self.num_conv - 1], noise_mode, draws)
-        new = self.torgb(x, ws[:, self.num_conv])
-        return x, new if planes is None else upsample2d(planes) + new
+            y = self.conv0(x, ws[:, 0], noise_mode, draws)
+        y = self.conv1(y, ws[:, self.num_conv - 1], noise_mode, draws)
+        new = self.torgb(y, ws[:, self.num_conv])
+        return y, new if planes is None else upsample2d(planes) + new
 
 
 class TriPlaneBackbone(nn.Module):
@@ -202,7 +202,9 @@ class TriPlaneBackbone(nn.Module):
         for res in self.block_resolutions:
             channels = min(channel_base // res, channel_max)
             if channels < 1:
-                raise ValueError(f"backbone: channel_base {channel_base} leaves no channels at {res}")
+                raise ValueError(
+                    f"backbone: channel_base {channel_base} leaves no channels at {res}"
+                )
             block = SynthesisBlock(in_channels, channels, w_dim, res, plane_channels, use_noise)
             self.add_module(f"b{res}", block)
             self.num_ws += block.num_conv
@@ -223,11 +225,13 @@ class TriPlaneBackbone(nn.Module):
             raise ValueError(
                 f"backbone: ws must have shape [B, {self.num_ws}, w_dim], got {list(ws.shape)}"
             )
-        x = planes = None
+        x, planes = None, None
         first = 0
         for res in self.block_resolutions:
             block = self.get_submodule(f"b{res}")
+            assert isinstance(block, SynthesisBlock)
             part = ws[:, first : first + block.num_conv + 1]
             x, planes = block(x, planes, part, noise_mode, draws)
             first += block.num_conv
+        assert planes is not None
         return planes

@@ -7,15 +7,20 @@ Source: NeRF++ (Zhang et al. 2020), section 4; INR-GAN (Skorokhodov et al. 2021)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epigraf.config import BackgroundConfig, ClampMode
-from epigraf.models.layers import LRELU_SLOPE, Activation, FullyConnected, ScalarEncoder, demodulation
-from epigraf.ops.composite import composite
+from epigraf.models.layers import (
+    LRELU_SLOPE,
+    Activation,
+    FullyConnected,
+    ScalarEncoder,
+    demodulation,
+)
+from epigraf.ops.composite import Composite, composite
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams, extract_patches
 from epigraf.rendering.rays import Rays, RaySegment, stratified_t
@@ -25,10 +30,10 @@ from epigraf.rendering.renderer import INFINITE_DELTA, Trace, ray_chunks
 def inverse_sphere_points(rays: Rays, inverse_radius: Tensor) -> Tensor:
     """Points [B, R, K, 4] beyond the unit sphere as (x', y', z', s), s the inverse radius.
 
-    (x', y', z') is where the ray, at distance 1/s from the origin, is seen on the unit sphere: the exit
-    point of the ray turned by asin|m| - asin(|m| s) about o x exit, m the ray's point closest to the
-    origin. Needs |m| < 1 (larger values count as 1); a ray through the origin has one direction only and
-    is not turned. ``inverse_radius`` [B, R, K] in [0, 1].
+    (x', y', z') is where the ray, at distance 1/s from the origin, is seen on the unit sphere: the
+    exit point of the ray turned by asin|m| - asin(|m| s) about o x exit, m the ray's point closest
+    to the origin. Needs |m| < 1 (larger values count as 1); a ray through the origin has one
+    direction only and is not turned. ``inverse_radius`` [B, R, K] in [0, 1].
     """
     origins, directions = rays
     closest_t = -(origins * directions).sum(-1, keepdim=True)
@@ -61,7 +66,9 @@ class _ModulatedLinear(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x [B, P, I] under w [B, w_dim] to [B, P, O]."""
         styles, gain = self.affine(w), Activation.LRELU.gain
-        weight = self.weight * styles[:, None] * (demodulation(self.weight, styles) * gain)[..., None]
+        weight = (
+            self.weight * styles[:, None] * (demodulation(self.weight, styles) * gain)[..., None]
+        )
         bias = (self.bias * gain).expand(len(x), 1, -1)
         return F.leaky_relu(torch.baddbmm(bias, x, weight.transpose(1, 2)), LRELU_SLOPE)
 
@@ -83,9 +90,11 @@ class _OutputLinear(nn.Module):
 
 
 class _Block(nn.Module):
-    """One (the first) or two modulated layers and an output that adds to the running result."""
+    """One (the first) or two modulated layers, and an output."""
 
-    def __init__(self, in_features: int, width: int, out_features: int, w_dim: int, first: bool) -> None:
+    def __init__(
+        self, in_features: int, width: int, out_features: int, w_dim: int, first: bool
+    ) -> None:
         super().__init__()
         self.num_layers = 1 if first else 2
         if not first:
@@ -93,12 +102,12 @@ class _Block(nn.Module):
         self.conv1 = _ModulatedLinear(in_features if first else width, width, w_dim)
         self.to_out = _OutputLinear(width, out_features, w_dim)
 
-    def forward(self, x: Tensor, out: Tensor | None, ws: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, ws: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, P, I] under the first num_layers + 1 of ws [B, L, w_dim]: features, output."""
         if self.num_layers == 2:
-            x = self.conv0(x, next(ws))
-        x = self.conv1(x, next(ws))
-        new = self.to_out(x, next(ws))
-        return x, new if out is None else out + new
+            x = self.conv0(x, ws[:, 0])
+        x = self.conv1(x, ws[:, self.num_layers - 1])
+        return x, self.to_out(x, ws[:, self.num_layers])
 
 
 class SphereBackground(nn.Module):
@@ -129,21 +138,41 @@ class SphereBackground(nn.Module):
         self.num_ws = 2 * cfg.num_blocks
 
     def inverse_radii(self, rays: Rays, jitter: bool, draws: Draws) -> Tensor:
-        """Inverse radii [B, R, K] from ``start`` down to 0, moved within their strata if ``jitter``."""
+        """Inverse radii [B, R, K] from ``start`` down to 0, moved within their strata if
+        ``jitter``."""
         like = rays.directions
         batch, count = like.shape[:2]
         zero = like.new_zeros(()).expand(batch, count)
-        u = draws.uniform("background_jitter", (batch, count, self.num_steps), like) if jitter else None
+        u = (
+            draws.uniform("background_jitter", (batch, count, self.num_steps), like)
+            if jitter
+            else None
+        )
         s = stratified_t(RaySegment(zero + self.start, zero, None), self.num_steps, u)
         return s.expand(batch, count, self.num_steps)
 
     def field(self, points: Tensor, ws: Tensor) -> Tensor:
-        """(r, g, b, raw density) [B, P, 4] at inverse-sphere points [B, P, 4] under ws [B, num_ws, w]."""
-        x, out, first = self.encoder(points), None, 0
+        """(r, g, b, raw density) [B, P, 4] at inverse-sphere points [B, P, 4] under ws.
+
+        ws are [B, num_ws, w_dim].
+        """
+        x, out, first = self.encoder(points), points.new_zeros(()), 0
         for block in self.blocks:
-            x, out = block(x, out, iter(ws[:, first:].unbind(1)))
-            first += block.num_layers
+            assert isinstance(block, _Block)
+            x, new = block(x, ws[:, first:])
+            out, first = out + new, first + block.num_layers
         return out
+
+    def integrate(self, rgb_sigma: Tensor, inverse_radius: Tensor) -> tuple[Tensor, Composite]:
+        """Colours [B, R, 3] of (r, g, b, raw density) [B, R, K, 4] at inverse radii [B, R, K].
+
+        Along -s, which grows outwards; the last sample closes the ray. Also the composite itself.
+        """
+        clamp = F.softplus if self.clamp_mode is ClampMode.SOFTPLUS else F.relu
+        sigma = clamp(rgb_sigma[..., 3])
+        result = composite(rgb_sigma[..., :3], sigma, -inverse_radius, INFINITE_DELTA)
+        white = 1 - result.opacity if self.white_back else torch.zeros_like(result.opacity)
+        return result.features + white[..., None], result
 
     def forward(
         self,
@@ -170,11 +199,7 @@ class SphereBackground(nn.Module):
         points = inverse_sphere_points(rays, s).flatten(1, 2)
         raw = self.field(points, ws)
         rgb_sigma = raw.unflatten(1, s.shape[1:])
-        clamp = F.softplus if self.clamp_mode is ClampMode.SOFTPLUS else F.relu
-        result = composite(rgb_sigma[..., :3], clamp(rgb_sigma[..., 3]), -s, INFINITE_DELTA)
-        features = result.features
-        if self.white_back:
-            features = features + (1 - result.opacity)[..., None]
+        features, result = self.integrate(rgb_sigma, s)
         if trace is not None:
             trace["bg_points"], trace["bg_z_raw"], trace["bg_mlp_out"] = points, s, raw
             trace["bg_rgb_sigma"], trace["bg_z"] = rgb_sigma, -s[..., None]
@@ -189,8 +214,8 @@ def plane_background(
 ) -> Tensor:
     """Background colours [B, R, 3] of a flat picture [B, 3, H, W] behind the scene.
 
-    It is resized (bilinear, aligned corners) to the image's resolution, of which the patch is cut, or
-    to the resolution asked for where there is no patch.
+    It is resized (bilinear, aligned corners) to the image's resolution, of which the patch is cut,
+    or to the resolution asked for where there is no patch.
     """
     size = image_resolution if patch is not None else resolution
     if image.shape[-1] != size:

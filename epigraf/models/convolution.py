@@ -62,7 +62,9 @@ class _Forward(Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, *need_bias = _wanted(ctx)
         grad_x = _InputAdjoint.apply(grad_y, weight, ctx.geometry) if need_x else None
-        grad_w = _WeightAdjoint.apply(grad_y, x, weight.shape, ctx.geometry) if need_weight else None
+        grad_w = (
+            _WeightAdjoint.apply(grad_y, x, weight.shape, ctx.geometry) if need_weight else None
+        )
         return grad_x, grad_w, grad_y.sum((0, 2, 3)) if any(need_bias) else None, None
 
 
@@ -74,7 +76,9 @@ class _InputAdjoint(Function):
         ctx.save_for_backward(y, weight)
         ctx.geometry = geometry
         s, p, k = geometry.stride, geometry.padding, weight.shape[2]
-        extra = [n - ((m - 1) * s - 2 * p + k) for n, m in zip(geometry.size, y.shape[2:], strict=True)]
+        extra = [
+            n - ((m - 1) * s - 2 * p + k) for n, m in zip(geometry.size, y.shape[2:], strict=True)
+        ]
         return F.conv_transpose2d(y, weight, stride=s, padding=p, output_padding=extra)
 
     @staticmethod
@@ -82,7 +86,9 @@ class _InputAdjoint(Function):
         y, weight = ctx.saved_tensors
         need_y, need_weight = _wanted(ctx)
         grad_y = _Forward.apply(grad_x, weight, None, ctx.geometry) if need_y else None
-        grad_w = _WeightAdjoint.apply(y, grad_x, weight.shape, ctx.geometry) if need_weight else None
+        grad_w = (
+            _WeightAdjoint.apply(y, grad_x, weight.shape, ctx.geometry) if need_weight else None
+        )
         return grad_y, grad_w, None
 
 
@@ -183,9 +189,7 @@ class _LeakyClampGrad(Function):
     """grad_x = grad_y * (1 or slope or, where clamped, 0): linear in grad_y and its own adjoint."""
 
     @staticmethod
-    def forward(
-        ctx: Any, grad_y: Tensor, y: Tensor, slope: float, clamp: float | None
-    ) -> Tensor:
+    def forward(ctx: Any, grad_y: Tensor, y: Tensor, slope: float, clamp: float | None) -> Tensor:
         ctx.save_for_backward(y)
         ctx.slope, ctx.clamp = slope, clamp
         grad_x = torch.ops.aten.leaky_relu_backward(grad_y, y, slope, True)

@@ -1,8 +1,8 @@
 """The tri-plane field: plane features at points, and the small network that reads them.
 
 Legend: B batch, R rays, P points (P = R S, the samples of a ray are neighbours), F plane features,
-C channels, H W plane size. Source: EG3D (Chan et al. 2022), section 4.1; EpiGRAF (Skorokhodov et al.
-2022), section 3.1.
+C channels, H W plane size. Source: EG3D (Chan et al. 2022), section 4.1; EpiGRAF (Skorokhodov et
+al. 2022), section 3.1.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _VIEW_SLOPE = 0.1
 class TriPlaneDecoder(nn.Module):
     """Features of a point to its colour (linear, unbounded) and raw density.
 
-    ``mlp.n_layers`` fully connected layers in all, leaky ReLU between them. With ``posenc_period_len``
-    the encoded coordinates join the features. With ``has_view_cond`` the trunk ends in ``hid_dim``
-    features and the density, and a head of two layers turns the features and the encoded ray direction
-    into the colour.
+    ``mlp.n_layers`` fully connected layers in all, leaky ReLU between them. With
+    ``posenc_period_len`` the encoded coordinates join the features. With ``has_view_cond`` the
+    trunk ends in ``hid_dim`` features and the density, and a head of two layers turns the features
+    and the encoded ray direction into the colour.
     """
 
     def __init__(self, cfg: GeneratorConfig) -> None:
@@ -46,7 +46,8 @@ class TriPlaneDecoder(nn.Module):
             layers.append(FullyConnected(width, mlp.hid_dim, Activation.LRELU))
             width = mlp.hid_dim
         self.layers = nn.ModuleList([*layers, FullyConnected(width, out)])
-        self.ray_dir_enc = self.color_layers = None
+        self.ray_dir_enc: ScalarEncoder | None = None
+        self.color_layers: nn.Sequential | None = None
         if plane.has_view_cond:
             self.ray_dir_enc = ScalarEncoder(3, _VIEW_MULTIPLIER, use_raw=True, use_cos=False)
             self.color_layers = nn.Sequential(
@@ -78,12 +79,15 @@ class TriPlaneDecoder(nn.Module):
         """Colours, or with a view-conditioned head its features, and raw densities."""
         if self.pos_enc is not None:
             features = torch.cat([features, self.pos_enc(coords)], dim=-1)
-        weights, biases = zip(*(layer.effective() for layer in self.layers), strict=True)
+        layers = [layer for layer in self.layers if isinstance(layer, FullyConnected)]
+        weights, biases = zip(*(layer.effective() for layer in layers), strict=True)
         return decode(features, weights, biases, LRELU_SLOPE)
 
     def _view_colors(self, hidden: Tensor, directions: Tensor | None) -> Tensor:
         if directions is None or self.ray_dir_enc is None or self.color_layers is None:
-            raise ValueError("decoder: a view-conditioned decoder needs directions [B, R, 3], got None")
+            raise ValueError(
+                "decoder: a view-conditioned decoder needs directions [B, R, 3], got None"
+            )
         batch, count = directions.shape[:2]
         views = self.ray_dir_enc(directions)[:, :, None]
         samples = hidden.shape[1] // count

@@ -106,7 +106,8 @@ class MinibatchStddev(nn.Module):
                 f"minibatch stddev: the batch must be a multiple of the group size {group}, "
                 f"got {batch}"
             )
-        variance = x.unflatten(0, (group, batch // group)).var(dim=0, unbiased=False)
+        members = x.unflatten(0, (group, batch // group))
+        variance = (members - members.mean(dim=0)).square().mean(dim=0)
         stddev = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
         stddev = stddev.repeat(group)[:, None, None, None].expand(-1, 1, height, width)
         return torch.cat([x, stddev], dim=1)
@@ -218,10 +219,10 @@ class Discriminator(nn.Module):
             patch: where the patches lie, needed with patch conditioning.
             draws: for camera noise and dropout in training.
         """
-        expected = (3, self.img_resolution, self.img_resolution)
-        if img.ndim != 4 or tuple(img.shape[1:]) != expected:
+        r = self.img_resolution
+        if img.ndim != 4 or tuple(img.shape[1:]) != (3, r, r):
             raise ValueError(
-                f"discriminator: img must have shape {['B', *expected]}, got {list(img.shape)}"
+                f"discriminator: img must have shape [B, 3, {r}, {r}], got {list(img.shape)}"
             )
         embedding = self._embed_patch(patch)
         h = None

@@ -6,7 +6,7 @@ Source: EpiGRAF (Skorokhodov et al. 2022), section 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class View:
         resolution: side of the picture in pixels; None is the patch resolution in training and the
             data set's resolution in evaluation.
         deterministic: no jitter, evenly spread importance samples.
+        jitter_background: move the background's samples within their strata; None is in training,
+            unless deterministic.
         density_noise_std: standard deviation of the noise on raw densities.
         ignore_bg: leave the background out.
         bg_only: the background alone.
@@ -46,6 +48,7 @@ class View:
     fov: float | Tensor | None = None
     resolution: int | None = None
     deterministic: bool = False
+    jitter_background: bool | None = None
     density_noise_std: float = 0.0
     ignore_bg: bool = False
     bg_only: bool = False
@@ -69,8 +72,8 @@ class Image:
 class Generator(nn.Module):
     """Mapping network, tri-plane backbone, decoder, background and renderer.
 
-    Attributes: z_dim, w_dim, c_dim, num_ws, img_resolution, and the modules mapping, backbone, decoder
-    and background (None, or a SphereBackground whose latents are the last of the num_ws).
+    Attributes: z_dim, w_dim, c_dim, num_ws, img_resolution, and the modules mapping, backbone,
+    decoder and background (None, or a SphereBackground whose latents are the last of the num_ws).
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -155,8 +158,8 @@ class Generator(nn.Module):
     ) -> Image:
         """Render ws [B, num_ws, w_dim] from camera_angles [B, 3] (radians; roll is ignored).
 
-        The pitch is clamped to [1e-5, pi - 1e-5] in a copy. ``planes`` saves the backbone where they
-        are known already; ``trace`` receives the intermediate tensors.
+        The pitch is clamped to [1e-5, pi - 1e-5] in a copy. ``planes`` saves the backbone where
+        they are known already; ``trace`` receives the intermediate tensors.
 
         Raises:
             ValueError: ``bg_only`` without a background model, or shapes that do not fit.
@@ -246,10 +249,13 @@ class Generator(nn.Module):
         if self.background is None:
             picture = planes[:, self.plane_channels :]
             return plane_background(picture, self.img_resolution, resolution, view.patch)
+        jitter = view.jitter_background
+        if jitter is None:
+            jitter = self.training and not view.deterministic
         return self.background(
             ws[:, self.backbone.num_ws :],
             rays,
-            jitter=self.training and not view.deterministic,
+            jitter=jitter,
             draws=draws,
             max_rays=self._max_rays(view, len(ws)),
             trace=trace,

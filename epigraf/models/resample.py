@@ -1,8 +1,8 @@
 """Exact x2 resampling with the binomial filter [1, 3, 3, 1], alone and around convolutions.
 
-Zeros lie outside of an image. Each map is an autograd function whose derivative is the map's adjoint,
-again one of the maps here, so derivatives of any order are as cheap as the first. Channels-last
-tensors are the fast ones: one depthwise pass of oneDNN costs about as much as four copies.
+Zeros lie outside of an image. Each map is an autograd function whose derivative is the map's
+adjoint, again one of the maps here, so derivatives of any order are as cheap as the first.
+Channels-last tensors are the fast ones: one depthwise pass of oneDNN costs about four copies.
 
 Source: StyleGAN2 (Karras et al. 2020), appendix B; upfirdn with f = [1, 3, 3, 1] outer / 64.
 Legend: B batch, C I O channels, k kernel size, H W.

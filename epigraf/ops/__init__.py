@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from epigraf.ops._native import available, backend_line, reason, use_reference
 from epigraf.ops.composite import Composite, composite
+from epigraf.ops.decoder import decode
 from epigraf.ops.triplane import sample_triplane
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "available",
     "backend_line",
     "composite",
+    "decode",
     "reason",
     "sample_triplane",
     "use_reference",

@@ -9,8 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
+from importlib.machinery import PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -29,11 +33,29 @@ class _Found(NamedTuple):
     reason: str
 
 
+def _import_core() -> ModuleType:
+    """Imports ``epigraf._C`` from beside this package, else from an installed copy of it.
+
+    In a source tree after ``pip install .`` the tree's Python code comes first on the path, but the
+    core was built into site-packages. Raises ImportError where there is none.
+    """
+    try:
+        return importlib.import_module("epigraf._C")
+    except ModuleNotFoundError:
+        installed = [str(Path(folder, "epigraf")) for folder in sys.path]
+        spec = PathFinder.find_spec("epigraf._C", installed)
+        if spec is None or spec.loader is None:
+            raise
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
 @functools.cache
 def _find() -> _Found:
-    """Imports ``epigraf._C`` on first use; a failure becomes a reason, never an exception."""
+    """Looks for the core on first use; a failure becomes a reason, never an exception."""
     try:
-        module = importlib.import_module("epigraf._C")
+        module = _import_core()
     except ImportError as error:
         return _Found(None, f"epigraf._C not built: {error}")
     if getattr(module, "ABI", None) != _ABI:

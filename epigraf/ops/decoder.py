@@ -1,8 +1,9 @@
 """The decoder of a radiance field: a small fully connected network, one density per point.
 
-Legend: P points, F input features, H hidden width, O outputs. The hidden activations of all points are
-many times larger than the input and the output; so a CPU works through the points block by block and the
-backward pass computes a block's activations again (gradient checkpointing inside the cache).
+Legend: P points, F input features, H hidden width, O outputs. The hidden activations of all points
+are many times larger than the input and the output; so a CPU works through the points block by
+block and the backward pass computes a block's activations again (gradient checkpointing inside the
+cache).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """Apply linear layers with leaky ReLUs between them; the last output is split off as density.
 
-    h_0 = features; h_{i+1} = leaky_relu(h_i W_i^T + b_i), without the nonlinearity in the last layer.
+    h_0 = features; h_{i+1} = leaky_relu(h_i W_i^T + b_i), without the nonlinearity in the last
+    layer.
 
     Args:
         features: [..., F].
@@ -119,11 +121,9 @@ def _join(
     grad_rest: Tensor | None, grad_last: Tensor | None, part: slice, like: Tensor, width: int
 ) -> Tensor:
     """The gradient of a block's outputs [P, O]."""
-    grad = like.new_zeros(len(like), width)
-    if grad_rest is not None:
-        grad[:, :-1] = grad_rest[part]
-    if grad_last is not None:
-        grad[:, -1] = grad_last[part]
+    grad = like.new_empty(len(like), width)
+    grad[:, :-1] = 0 if grad_rest is None else grad_rest[part]
+    grad[:, -1] = 0 if grad_last is None else grad_last[part]
     return grad
 
 
@@ -147,7 +147,8 @@ def _block_backward(
 
 
 def _add_outer(total: Tensor, grad: Tensor, x: Tensor) -> None:
-    """total [O, I] += grad [P, O]^T x [P, I]; BLAS is several times faster with the short side first."""
+    """total [O, I] += grad [P, O]^T x [P, I]; BLAS is several times faster with the short side
+    first."""
     if total.shape[0] <= total.shape[1]:
         total.addmm_(grad.T, x)
     else:

@@ -1,8 +1,9 @@
 """Cameras that look at the origin from a sphere: angles, poses, priors, frustum.
 
-Legend: B cameras. Angles are radians ``(yaw, pitch, roll)``; roll is carried but never used. y points
-up, pitch is measured from +y (0 = from the top, pi/2 = from the equator), yaw 0 is on +x and yaw +pi/2
-on +z. World units are those of the scene cube. A camera looks along its own -z, with x right and y up.
+Legend: B cameras. Angles are radians ``(yaw, pitch, roll)``; roll is carried but never used. y
+points up, pitch is measured from +y (0 = from the top, pi/2 = from the equator), yaw 0 is on +x and
+yaw +pi/2 on +z. World units are those of the scene cube. A camera looks along its own -z, with x
+right and y up.
 Source: EpiGRAF (Skorokhodov et al. 2022), sections 3 and 4; pi-GAN's pose priors.
 """
 
@@ -90,7 +91,8 @@ def sample_camera_angles(camera: CameraConfig, n: int, *, draws: Draws) -> Tenso
 
 
 def clamp_pitch(angles: Tensor) -> Tensor:
-    """Copy of angles [B, 3] with the pitch inside [1e-5, pi - 1e-5] (the caller's stay as they are)."""
+    """Copy of angles [B, 3] with the pitch inside [1e-5, pi - 1e-5] (the caller's stay as they
+    are)."""
     yaw, pitch, roll = _check_angles(angles, "clamp_pitch").unbind(1)
     return torch.stack([yaw, pitch.clamp(PITCH_EPSILON, math.pi - PITCH_EPSILON), roll], dim=1)
 
@@ -107,8 +109,8 @@ def camera_origins(angles: Tensor, radius: float) -> Tensor:
 def cam2world(angles: Tensor, radius: float) -> Tensor:
     """Camera-to-world matrices [B, 4, 4] of cameras at angles [B, 3] that look at the origin.
 
-    Columns are right, up, backward and the camera centre. At an exact pole the up vector is undefined:
-    clamp the pitch first (``clamp_pitch``).
+    Columns are right, up, backward and the camera centre. At an exact pole the up vector is
+    undefined: clamp the pitch first (``clamp_pitch``).
     """
     origins = camera_origins(angles, radius)
     forward = F.normalize(-origins, dim=1)
@@ -140,8 +142,8 @@ def frustum_fits(fov_degrees: float, near: float, far: float, radius: float, sca
 def angles_from_matrix(matrix: Tensor) -> Tensor:
     """Angles (yaw, pitch, roll) [..., 3] in radians of camera matrices [..., 3 or 4, 3 or 4].
 
-    yaw = atan2(T10, T00), pitch = atan2(T21, T22), roll = atan2(-T20, |(T21, T22)|): the convention of
-    the Megascans data sets. Raises ValueError where the pitch is negative (camera upside down).
+    yaw = atan2(T10, T00), pitch = atan2(T21, T22), roll = atan2(-T20, |(T21, T22)|): the convention
+    of the Megascans data sets. Raises ValueError where the pitch is negative (camera upside down).
     """
     if matrix.ndim < 2 or min(matrix.shape[-2:]) < 3:
         raise ValueError(

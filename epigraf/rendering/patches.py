@@ -1,8 +1,9 @@
 """Patches of an image plane: their random scale and place, and how to cut them out of an image.
 
-Legend: B batch, C channels, H W image size, r patch size. Scales and offsets are (x, y) in image units
-[0, 1]; the y offset is measured from the bottom of the image (camera y points up).
-Source: EpiGRAF (Skorokhodov et al. 2022), section 3.2; GRAF (Schwarz et al. 2020) for uniform scales.
+Legend: B batch, C channels, H W image size, r patch size. Scales and offsets are (x, y) in image
+units [0, 1]; the y offset is measured from the bottom of the image (camera y points up).
+Source: EpiGRAF (Skorokhodov et al. 2022), section 3.2; GRAF (Schwarz et al. 2020) for uniform
+scales.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class PatchParams:
     def __post_init__(self) -> None:
         for name, value in (("scales", self.scales), ("offsets", self.offsets)):
             if value.ndim != 2 or value.shape[1] != 2 or len(value) != len(self.scales):
-                raise ValueError(f"PatchParams: {name} must have shape [B, 2], got {list(value.shape)}")
+                raise ValueError(
+                    f"PatchParams: {name} must have shape [B, 2], got {list(value.shape)}"
+                )
 
     def __len__(self) -> int:
         return len(self.scales)
@@ -40,7 +43,8 @@ class PatchParams:
         return PatchParams(self.scales.to(device), self.offsets.to(device))
 
     def place(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Map patch coordinates x [w], y [h] in [-1, 1] (y up) to image coordinates [B, w], [B, h]."""
+        """Map patch coordinates x [w], y [h] in [-1, 1] (y up) to image coordinates [B, w], [B,
+        h]."""
         sx, sy = self.scales[:, :1], self.scales[:, 1:]
         ox, oy = self.offsets[:, :1], self.offsets[:, 1:]
         return (x + 1) * sx - 1 + 2 * ox, (y + 1) * sy - 1 + 2 * oy
@@ -76,9 +80,9 @@ def sample_patch_params(
     """Draw one square patch per group of ``group_size`` consecutive samples.
 
     ``min_scale`` and ``beta`` are the schedule's current values (beta is read by the beta law only:
-    scale = Beta(alpha, beta) * (max - min) + min; the uniform laws ignore it). Offsets are uniform in
-    [0, 1 - scale]. The scale is drawn before the offsets. Raises ValueError if ``batch`` is no multiple
-    of ``group_size``. Tensors are float32 on the CPU.
+    scale = Beta(alpha, beta) * (max - min) + min; the uniform laws ignore it). Offsets are uniform
+    in [0, 1 - scale]. The scale is drawn before the offsets. Raises ValueError if ``batch`` is no
+    multiple of ``group_size``. Tensors are float32 on the CPU.
     """
     if group_size < 1 or batch % group_size:
         raise ValueError(
@@ -86,7 +90,9 @@ def sample_patch_params(
             f"got {batch}"
         )
     groups = batch // group_size
-    scales = _sample_scales(patch, groups, min_scale, beta, draws).float()[:, None].expand(groups, 2)
+    scales = (
+        _sample_scales(patch, groups, min_scale, beta, draws).float()[:, None].expand(groups, 2)
+    )
     offsets = draws.uniform("patch_offset", (groups, 2), scales) * (1 - scales)
     return PatchParams(
         scales.repeat_interleave(group_size, dim=0), offsets.repeat_interleave(group_size, dim=0)
@@ -108,7 +114,8 @@ def _axes(patch: PatchParams, resolution: int) -> tuple[Tensor, Tensor]:
 
 
 def _interpolate_last(images: Tensor, positions: Tensor) -> Tensor:
-    """Linear interpolation of [B, C, M, W] at positions [B, r] in [-1, 1] (corners on pixel centres).
+    """Linear interpolation of [B, C, M, W] at positions [B, r] in [-1, 1] (corners on pixel
+    centres).
 
     What lies outside the image counts as zero. Built of gathers, so twice differentiable.
     """
@@ -127,10 +134,11 @@ def _interpolate_last(images: Tensor, positions: Tensor) -> Tensor:
 
 
 def extract_patches(images: Tensor, patch: PatchParams, resolution: int) -> Tensor:
-    """Cut patches [B, C, r, r] out of images [B, C, H, W], bilinear with aligned corners, no antialias.
+    """Cut patches [B, C, r, r] out of images [B, C, H, W], bilinear with aligned corners, no
+    antialias.
 
-    Outside the image counts as zero. Twice differentiable in the images. Raises ValueError where the
-    batch sizes differ.
+    Outside the image counts as zero. Twice differentiable in the images. Raises ValueError where
+    the batch sizes differ.
     """
     if images.ndim != 4 or len(images) != len(patch):
         raise ValueError(

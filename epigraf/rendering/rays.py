@@ -1,7 +1,8 @@
 """Rays: from the pixels of a patch to origins and directions, and depths along them.
 
 Legend: B batch, R rays (row-major, first row on top), S samples per ray. t is the distance along a
-unit ray, in world units. Source: EpiGRAF (Skorokhodov et al. 2022), section 3; NeRF for stratification.
+unit ray, in world units. Source: EpiGRAF (Skorokhodov et al. 2022), section 3; NeRF for
+stratification.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Rays(NamedTuple):
 
 
 class RaySegment(NamedTuple):
-    """The part of each ray that is sampled: t_near [B, R], t_far [B, R], hit [B, R] (None: all hit)."""
+    """The part of each ray that is sampled: t_near [B, R], t_far [B, R], hit [B, R] (None: all
+    hit)."""
 
     near: Tensor
     far: Tensor
@@ -34,11 +36,12 @@ class RaySegment(NamedTuple):
 def pixel_directions(
     height: int, width: int, fov_degrees: float | Tensor, patch: PatchParams | None = None
 ) -> Tensor:
-    """Unit directions [B, R, 3] of the pixels in the camera frame (x right, y up, looking along -z).
+    """Unit directions [B, R, 3] of the pixels in the camera frame (x right, y up, looking along
+    -z).
 
-    Pixel centres are corner-aligned: the first and last lie on the frustum's edges. The field of view is
-    the full angle in degrees, one number or one per sample [B]; a patch narrows the grid before the
-    directions are normalised. B is 1 where neither gives a batch.
+    Pixel centres are corner-aligned: the first and last lie on the frustum's edges. The field of
+    view is the full angle in degrees, one number or one per sample [B]; a patch narrows the grid
+    before the directions are normalised. B is 1 where neither gives a batch.
     """
     fov = torch.as_tensor(fov_degrees, dtype=torch.float32)
     device = patch.scales.device if patch is not None else fov.device
@@ -50,7 +53,8 @@ def pixel_directions(
     batch = max(len(x), len(fov))
     if len(fov) not in (1, batch) or len(x) not in (1, batch):
         raise ValueError(
-            f"pixel_directions: fov must have 1 or {len(x)} elements (the patch batch), got {len(fov)}"
+            f"pixel_directions: fov must have 1 or {len(x)} elements (the patch batch), "
+            f"got {len(fov)}"
         )
     z = -1 / torch.tan(fov * (math.pi / 360))
     shape = (batch, height, width)
@@ -63,7 +67,9 @@ def pixel_directions(
 def make_rays(cam2world: Tensor, directions_camera: Tensor) -> Rays:
     """Rays of cameras [B, 4, 4] through directions [B or 1, R, 3] given in the camera frame."""
     if cam2world.ndim != 3 or cam2world.shape[1:] != (4, 4):
-        raise ValueError(f"make_rays: cam2world must have shape [B, 4, 4], got {list(cam2world.shape)}")
+        raise ValueError(
+            f"make_rays: cam2world must have shape [B, 4, 4], got {list(cam2world.shape)}"
+        )
     batch, count = len(cam2world), directions_camera.shape[1]
     directions = directions_camera.expand(batch, count, 3) @ cam2world[:, :3, :3].transpose(1, 2)
     return Rays(cam2world[:, None, :3, 3].expand(batch, count, 3), directions)
@@ -81,7 +87,9 @@ def ray_segment(
     if object_radius is None:
         shape = directions.shape[:2]
         return RaySegment(
-            directions.new_tensor(near).expand(shape), directions.new_tensor(far).expand(shape), None
+            directions.new_tensor(near).expand(shape),
+            directions.new_tensor(far).expand(shape),
+            None,
         )
     closest = -(origins * directions).sum(-1)
     half_chord_sq = object_radius**2 - (origins.square().sum(-1) - closest.square())
@@ -94,8 +102,9 @@ def ray_segment(
 def stratified_t(segment: RaySegment, num_samples: int, jitter: Tensor | None) -> Tensor:
     """Depths t [B, R, S], increasing from near to far, evenly spaced or moved within their strata.
 
-    The stratum of sample k reaches from midpoint to midpoint (from near, to far at the ends); ``jitter``
-    [B, R, S] in [0, 1) places the sample inside it, None leaves the even spacing (NeRF, eq. 2).
+    The stratum of sample k reaches from midpoint to midpoint (from near, to far at the ends);
+    ``jitter`` [B, R, S] in [0, 1) places the sample inside it, None leaves the even spacing (NeRF,
+    eq. 2).
     """
     if num_samples < 2:
         raise ValueError(f"stratified_t: num_samples must be at least 2, got {num_samples}")

@@ -38,7 +38,8 @@ class FieldSample(NamedTuple):
 class Field(Protocol):
     """Maps points_world [B, P, 3] and unit ray directions [B, R, 3] to a FieldSample.
 
-    P is a multiple of R and the samples of a ray are neighbours (P = R S, or one direction a point).
+    P is a multiple of R and the samples of a ray are neighbours (P = R S, or one direction a
+    point).
     """
 
     def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample: ...
@@ -48,8 +49,8 @@ class Rendered(NamedTuple):
     """What rays saw: features [B, R, 3], depth, opacity and final transmittance, each [B, R].
 
     depth is the weighted sum of t, not normalised by the opacity; opacity is the sum of the weights
-    before ``last_back``; transmittance is what a background shows through: the one in front of the last
-    sample (official rule), or behind it where the last interval is FINITE.
+    before ``last_back``; transmittance is what a background shows through: the one in front of the
+    last sample (official rule), or behind it where the last interval is FINITE.
     """
 
     features: Tensor
@@ -62,11 +63,11 @@ class Rendered(NamedTuple):
 class RenderOptions:
     """How rays are marched.
 
-    num_coarse >= 2 stratified samples and num_fine importance samples (0: none; else num_coarse >= 3)
-    between near and far, or inside the ball of object_radius. sigma = density_gain * clamp(raw + noise
-    + density_shift). ``last_interval`` AUTO is infinite without a background and 1e-3 with one.
-    ``deterministic`` switches the jitter and the random importance samples off. ``max_rays`` bounds
-    the rays of one pass (memory); the values do not depend on it.
+    num_coarse >= 2 stratified samples and num_fine importance samples (0: none; else num_coarse >=
+    3) between near and far, or inside the ball of object_radius. sigma = density_gain * clamp(raw +
+    noise + density_shift). ``last_interval`` AUTO is infinite without a background and 1e-3 with
+    one. ``deterministic`` switches the jitter and the random importance samples off. ``max_rays``
+    bounds the rays of one pass (memory); the values do not depend on it.
     """
 
     num_coarse: int
@@ -116,7 +117,8 @@ def activate_density(raw: Tensor, options: RenderOptions, noise: Tensor | None =
 
 
 def importance_t(t: Tensor, weights: Tensor, u: Tensor) -> Tensor:
-    """Depths [B, R, F], unsorted, where the weights say that there is something (NeRF, section 5.2).
+    """Depths [B, R, F], unsorted, where the weights say that there is something (NeRF, section
+    5.2).
 
     The inverse of the piecewise linear distribution function with the weights of the inner samples
     between the midpoints of t [B, R, S]; weights [B, R, S], u [B, R, F] in [0, 1]. No gradient.
@@ -227,7 +229,8 @@ def _evaluate(
 def merge_samples(
     fine: tuple[Tensor, Tensor, Tensor], coarse: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Join two sets of (colours [B, R, S, 3], raw densities [B, R, S], t [B, R, S]), sorted by t."""
+    """Join two sets of (colours [B, R, S, 3], raw densities [B, R, S], t [B, R, S]), sorted by
+    t."""
     colors, raw, t = (torch.cat(pair, dim=2) for pair in zip(fine, coarse, strict=True))
     t, order = torch.sort(t, dim=2)
     return colors.gather(2, order[..., None].expand_as(colors)), raw.gather(2, order), t
@@ -245,8 +248,9 @@ def integrate_samples(
 ) -> Composite:
     """Composite colours [B, R, S, 3] and raw densities [B, R, S] at increasing t [B, R, S].
 
-    ``noise`` [B, R, S] (or None) is scaled by the options' density_noise_std; the segment says where
-    the last interval ends. ``last_back`` of the options is for the final pass only, so it is passed in.
+    ``noise`` [B, R, S] (or None) is scaled by the options' density_noise_std; the segment says
+    where the last interval ends. ``last_back`` of the options is for the final pass only, so it is
+    passed in.
     """
     sigma = activate_density(raw, options, noise)
     last = _last_delta(t, segment, options)
@@ -254,7 +258,8 @@ def integrate_samples(
 
 
 def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float | Tensor:
-    """Length of the interval behind the last sample; nothing behind a ray that misses the object."""
+    """Length of the interval behind the last sample; nothing behind a ray that misses the
+    object."""
     if options.last_interval is LastInterval.FINITE:
         return (segment.far - t[..., -1]).clamp_min(0)
     closed = options.last_interval is LastInterval.AUTO and options.has_background

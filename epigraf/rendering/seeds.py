@@ -21,7 +21,8 @@ def latents_from_seeds(seeds: Sequence[int], z_dim: int) -> Tensor:
 
 
 def labels_from_seeds(seeds: Sequence[int], c_dim: int) -> Tensor:
-    """One-hot labels [N, c_dim] float32: the class of row i is `RandomState(seeds[i]).choice(c_dim)`.
+    """One-hot labels [N, c_dim] float32: class i is `RandomState(seeds[i]).choice(c_dim)`.
+
     Without classes (c_dim 0) the result is [N, 0].
     """
     if c_dim == 0:

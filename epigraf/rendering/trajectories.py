@@ -76,8 +76,10 @@ def front_circle(
     fov_diff: float = 1.0,
     yaw_mean: float = 0.0,
 ) -> CameraPath:
-    """The camera circles around the frontal view: yaw = yaw_diff sin, pitch = pi/2 + pitch_diff cos,
-    fov = fov + fov_diff sin, over one loop whose end is included (as the official videos).
+    """The camera circles around the frontal view, as in the official videos.
+
+    yaw = yaw_diff sin, pitch = pi/2 + pitch_diff cos, fov = fov + fov_diff sin, over one loop whose
+    end is included.
     """
     _check_frames("front_circle", num_frames)
     phase = 2 * math.pi * torch.linspace(0, 1, num_frames, dtype=torch.float64)

@@ -91,7 +91,8 @@ def _patches(cfg: Config) -> str:
         return "whole images"
     return (
         f"{patch.resolution}x{patch.resolution}, scales {cfg.patch_min_scale:g} to "
-        f"{patch.max_scale:g} ({patch.distribution.value}, annealed over {patch.anneal_kimg:g} kimg)"
+        f"{patch.max_scale:g} ({patch.distribution.value} law, annealed over "
+        f"{patch.anneal_kimg:g} kimg)"
     )
 
 

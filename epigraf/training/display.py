@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -34,10 +33,11 @@ class Display:
         self._live: Live | None = None
         self._drawn = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Display:
         if self.live:
-            self._live = Live(console=self._console, auto_refresh=False)
-            self._live.start()
+            live = Live(console=self._console, auto_refresh=False)
+            live.start()
+            self._live = live
         return self
 
     def __exit__(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from epigraf.config import Config
 from epigraf.errors import TrainingError
@@ -160,7 +160,7 @@ class RunLog:
         self._stats = (folder / "stats.jsonl").open("a", encoding="utf-8")
         self._events = _event_writer(folder, images_seen, self.line)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -45,7 +45,10 @@ from epigraf.training.step import train_step
 __all__ = ["Evaluate", "RunResult", "StopReason", "TrainOptions", "describe", "train"]
 
 Evaluate = Callable[[Generator, ImageDataset, int], Numbers]
-"""(generator in eval mode, data set, number of samples) -> metrics; the first one picks the best."""
+"""(generator in eval mode, data set, samples) -> metrics; the first of them picks the best."""
+
+
+MAX_BAD_STEPS = 8
 
 
 class StopReason(Enum):
@@ -105,6 +108,7 @@ class Run:
     maintenance: float = 0.0
     tick_began: float = 0.0
     saved: float = 0.0
+    bad_steps: int = 0
 
     @property
     def seconds(self) -> float:
@@ -209,11 +213,16 @@ def _tick_images(run: Run) -> float:
 
 
 def _check_finite(run: Run, numbers: Numbers) -> None:
-    """A loss that is not a number will not recover: stop before it is saved."""
-    if math.isnan(numbers["Loss/G/loss"] + numbers["Loss/D/loss"]):
+    """One bad batch is survived (its gradients are cleaned); a row of them will not recover."""
+    if not math.isnan(numbers["Loss/G/loss"] + numbers["Loss/D/loss"]):
+        run.bad_steps = 0
+        return
+    run.bad_steps += 1
+    if run.bad_steps >= MAX_BAD_STEPS:
         raise TrainingError(
-            f"training: the loss is not a number after {run.state.counters.images_seen / 1000:.3f} "
-            f"kimg; resume from the last snapshot with a higher training.gamma or a lower lr"
+            f"training: the loss is not a number any more at "
+            f"{run.state.counters.images_seen / 1000:.3f} kimg; resume from the last snapshot "
+            f"with a higher training.gamma or a lower learning rate"
         )
 
 

@@ -1,6 +1,6 @@
-"""Forward and backward passes of the objective: what is rendered, shown, scored and differentiated.
+"""Forward and backward passes of the objective: render, show, score, differentiate.
 
-Legend: B batch, C channels, H W image size, r patch side, L styles. Angles are (yaw, pitch, roll) in
+Legend: B batch, C channels, H W image size, r patch side, L styles. Angles: (yaw, pitch, roll) in
 radians. Every pass draws its own latents, patches and noise from the run's `draws`.
 """
 
@@ -46,7 +46,7 @@ class Judged:
 
 @dataclass
 class Pass:
-    """The outcome of one forward and backward pass: per-sample numbers by name, and what was judged."""
+    """The outcome of one pass: per-sample numbers by name, and what was judged."""
 
     numbers: dict[str, Tensor] = field(default_factory=dict)
     judged: list[Judged] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Fakes:
-    """Rendered patches [B, 3, r, r] with their styles [B, L, D] and everything D is told of them."""
+    """Rendered patches [B, 3, r, r], their styles [B, L, W] and all that D is told of them."""
 
     images: Tensor
     ws: Tensor
@@ -138,7 +138,7 @@ def _scores(kind: str, logits: Tensor) -> dict[str, Tensor]:
 def generator_pass(
     state: State, inputs: FakeInputs, schedule: Schedule, weight: float = 1.0
 ) -> tuple[Pass, Fakes]:
-    """Gmain: fakes, scores, loss; adds gradients of the mean loss times `weight` to the generator."""
+    """Gmain: fakes, scores, loss; adds the gradients of the mean loss times `weight`."""
     reuse = state.cfg.training.reuse_fakes
     fakes = render_fakes(state, inputs, schedule, update_w_avg=reuse)
     judged = _judge(state, fakes.images, fakes.patch, inputs, schedule)

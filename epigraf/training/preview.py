@@ -28,7 +28,7 @@ GPU_RAYS = 4_000_000
 
 @dataclass(frozen=True)
 class Preview:
-    """Fixed latents z [N, Z], labels [N, K] and views [V, 3] (radians), the same all through a run."""
+    """Latents z [N, Z], labels [N, K] and views [V, 3] (radians), fixed for the whole run."""
 
     z: Tensor
     labels: Tensor
@@ -36,7 +36,7 @@ class Preview:
 
 
 def grid_shape(resolution: int, max_rays: int) -> tuple[int, int]:
-    """(rows, columns) of a grid that renders about `max_rays` rays: at most 6 x 6, at least 2 x 3."""
+    """(rows, columns) of a grid of about `max_rays` rays: at most 6 x 6, at least 2 x 3."""
     cells = max_rays // resolution**2
     columns = min(max(math.isqrt(cells), 3), 6)
     return min(max(cells // columns, 2), 6), columns

@@ -5,17 +5,17 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a wish to stop after the step; the second one stops."""
+    """Turns the first SIGINT or SIGTERM into a wish to stop; the second one stops at once."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._old: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._old[number] = signal.signal(number, self._handle)

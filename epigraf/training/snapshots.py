@@ -32,7 +32,7 @@ class Best:
 
 
 class Snapshots:
-    """The snapshots of one run folder: the last `keep_last`, and the best one under a name of its own.
+    """The snapshots of a run folder: the last `keep_last`, and the best one under its own name.
 
     Args:
         folder: the run folder; leftovers of interrupted writes are removed.

@@ -16,6 +16,7 @@ from epigraf.errors import CheckpointError, ConfigError
 from epigraf.models.discriminator import Discriminator
 from epigraf.models.generator import Generator
 from epigraf.models.loading import Snapshot, load_weights, write_snapshot
+from epigraf.rendering.camera import minimal_cube_scale
 from epigraf.rendering.draws import Draws, RandomDraws
 from epigraf.training.augment import AugmentPipe
 from epigraf.training.schedules import lazy_optimiser
@@ -66,8 +67,8 @@ def resolve_config(cfg: Config, dataset: ImageDataset) -> Config:
     camera = cfg.dataset.camera.dist
     if camera is CameraDist.CUSTOM and not dataset.has_angles:
         raise ConfigError(
-            f"config: dataset.camera.dist=custom takes cameras from the data, but {dataset.name} has "
-            f"no camera_angles in its dataset.json; choose a prior, e.g. "
+            f"config: dataset.camera.dist=custom takes cameras from the data, but {dataset.name} "
+            f"has no camera_angles in its dataset.json; choose a prior, e.g. "
             f"dataset.camera.dist=truncated_gaussian"
         )
     if cfg.model.discriminator.camera_cond and not dataset.has_angles:
@@ -75,6 +76,7 @@ def resolve_config(cfg: Config, dataset: ImageDataset) -> Config:
             f"config: model.discriminator.camera_cond needs the cameras of real images, but "
             f"{dataset.name} has no camera_angles in its dataset.json; set it to false"
         )
+    _check_frustum(cfg)
     width = dataset.label_dim
     if cfg.training.use_labels and cfg.dataset.c_dim not in (0, width):
         raise ConfigError(
@@ -85,6 +87,19 @@ def resolve_config(cfg: Config, dataset: ImageDataset) -> Config:
     values["dataset"]["name"] = dataset.name
     values["dataset"]["c_dim"] = width if cfg.training.use_labels else cfg.dataset.c_dim
     return Config.from_dict(values)
+
+
+def _check_frustum(cfg: Config) -> None:
+    """Samples outside of the cube of the planes would all read zeros."""
+    camera, scale = cfg.dataset.camera, cfg.dataset.cube_scale
+    radius = cfg.dataset.object_radius
+    needed = minimal_cube_scale(camera.fov, camera.ray_start, camera.ray_end, camera.radius)
+    needed = needed if radius is None else min(radius, needed)
+    if needed > scale * (1 + 1e-6):
+        raise ConfigError(
+            f"config: dataset.cube_scale={scale:g} does not hold all samples of the cameras; "
+            f"set it to at least {needed:.3f}"
+        )
 
 
 def build_state(
@@ -102,7 +117,8 @@ def build_state(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator, discriminator = Generator(cfg), Discriminator(cfg)
-    generator.mapping.mean_camera_pose.copy_(mean_camera)
+    if generator.mapping.mean_camera_pose is not None:
+        generator.mapping.mean_camera_pose.copy_(mean_camera)
     generator.to(device).train()
     discriminator.to(device).train()
     ema = copy.deepcopy(generator).eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """One training step: generator, discriminator, regularisers, weight average, augmentation.
 
-The phases follow EpiGRAF (Skorokhodov et al. 2022) on the StyleGAN2-ADA objective: every phase draws
-its own latents and patches; all phases of a step see the same real images.
+The phases follow EpiGRAF (Skorokhodov et al. 2022) on the StyleGAN2-ADA objective: every phase
+draws its own latents and patches; all phases of a step see the same real images.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def clean_gradients(parameters: list[Tensor], clip: float | None) -> Tensor:
     Parameters without a gradient stay without one (Adam then skips them).
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+    norm = torch.stack(norms).norm()
     if not bool(norm.isfinite()):
         for gradient in gradients:
             torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
@@ -138,8 +139,10 @@ def _r1_phase(state: State, reals: Batch, schedule: Schedule) -> list[Pass]:
 def update_average(state: State) -> float:
     """Move G_ema towards G (buffers are copied); returns the decay used."""
     beta = ema_beta(state.cfg.training.batch_size, state.cfg.ema_kimg, state.counters.images_seen)
-    averaged, current = list(state.ema.parameters()), list(state.generator.parameters())
-    torch._foreach_lerp_(averaged, current, 1.0 - beta)
+    averaged: list[Tensor] = list(state.ema.parameters())
+    current: list[Tensor] = list(state.generator.parameters())
+    lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+    lerp(averaged, current, 1.0 - beta)
     for mine, theirs in zip(state.ema.buffers(), state.generator.buffers(), strict=True):
         mine.copy_(theirs)
     return beta

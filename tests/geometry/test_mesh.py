@@ -129,7 +129,8 @@ def test_largest_component_drops_the_small_ball() -> None:
     big = largest_component(mesh)
     assert count_components(big) == 1
     assert big.vertices[:, 0].max() < 0.05
-    assert big.colors is not None and len(big.colors) == len(big.normals) == len(big.vertices)
+    assert big.colors is not None
+    assert len(big.colors) == len(big.normals) == len(big.vertices)
     assert _trimesh(big).is_watertight
     assert _trimesh(big).volume == pytest.approx(4 / 3 * math.pi * 0.4**3, rel=0.01)
 
@@ -163,7 +164,8 @@ def _config(**dataset: object) -> Config:
 def test_colors_are_those_of_the_surface() -> None:
     options = MeshOptions(resolution=48, level=0.0)
     mesh = extract_mesh(Ball(), _config(), options)
-    assert mesh.colors is not None and mesh.colors.dtype == np.uint8
+    assert mesh.colors is not None
+    assert mesh.colors.dtype == np.uint8
     expected = (mesh.vertices / np.linalg.norm(mesh.vertices, axis=1, keepdims=True) + 1) * 127.5
     assert np.abs(mesh.colors - expected).max() <= 1.5
 

@@ -69,7 +69,9 @@ def test_conv_transpose2d_is_the_adjoint(stride: int) -> None:
     torch.testing.assert_close((down * y).sum(), (x * up).sum(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (3, 2, 1), (1, 1, 0)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (3, 2, 1), (1, 1, 0)]
+)
 def test_conv2d_derivatives(kernel: int, stride: int, padding: int) -> None:
     inputs = [normal(2, 2, 6, 5), normal(3, 2, kernel, kernel, seed=1), normal(3, seed=2)]
     for tensor in inputs:

@@ -56,7 +56,10 @@ def _point(planes, decoder, cfg, point, direction) -> tuple[np.ndarray, float]:
     q = point / SCALE
     f = cfg.tri_plane.feat_dim
     x = np.mean(
-        [_read(planes[k * f : (k + 1) * f], q[a], q[b]) for k, (a, b) in enumerate([(0, 1), (0, 2), (1, 2)])],
+        [
+            _read(planes[k * f : (k + 1) * f], q[a], q[b])
+            for k, (a, b) in enumerate([(0, 1), (0, 2), (1, 2)])
+        ],
         axis=0,
     )
     if cfg.tri_plane.posenc_period_len:
@@ -114,7 +117,9 @@ def test_the_number_of_layers_counts_all() -> None:
 
 
 def test_a_view_conditioned_decoder_needs_directions() -> None:
-    field = TriPlaneField(torch.zeros(1, 15, 4, 4), TriPlaneDecoder(config(has_view_cond=True)), 1.0)
+    field = TriPlaneField(
+        torch.zeros(1, 15, 4, 4), TriPlaneDecoder(config(has_view_cond=True)), 1.0
+    )
     with pytest.raises(ValueError, match="needs directions"):
         field(torch.zeros(1, 2, 3))
     assert field.density_raw(torch.zeros(1, 2, 3)).shape == (1, 2)

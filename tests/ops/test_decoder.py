@@ -75,14 +75,17 @@ def test_first_and_second_derivatives_by_finite_differences() -> None:
 def test_leading_shape_and_frozen_features() -> None:
     x, weights, biases = network([3, 4, 3], 24)
     rest, last = decode(x.detach().view(2, 3, 4, 3).transpose(0, 1), weights, biases, 0.2)
-    assert rest.shape == (3, 2, 4, 2) and last.shape == (3, 2, 4)
+    assert rest.shape == (3, 2, 4, 2)
+    assert last.shape == (3, 2, 4)
     rest.sum().backward()
     assert weights[0].grad is not None
 
 
 def test_wrong_arguments() -> None:
     x, weights, biases = network([3, 4, 3], 2)
-    with pytest.raises(ValueError, match=r"decode: weights\[0\] must have shape \[O, I\] = \[4, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"decode: weights\[0\] must have shape \[O, I\] = \[4, 2\]"
+    ):
         decode(x[:, :2], weights, biases, 0.2)
     with pytest.raises(TypeError, match=r"decode: weights\[0\] must have the dtype of features"):
         decode(x.float(), weights, biases, 0.2)

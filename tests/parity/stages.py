@@ -1,6 +1,7 @@
 """Every stage of the ray march by itself: from the recorded inputs of a stage to its outputs.
 
-Errors of earlier stages do not enter, so that each stage is held to the tolerance of one computation.
+Errors of earlier stages do not enter, so that each stage is held to the tolerance of one
+computation.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from epigraf.models.background import SphereBackground
+from epigraf.models.background import SphereBackground, inverse_sphere_points
 from epigraf.models.generator import Generator, View
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment
 from epigraf.rendering.renderer import (
@@ -21,8 +22,8 @@ from tests.parity.case import Case
 from tests.parity.report import Report
 
 _MARCH = (
-    "planes", "coarse_points", "coarse_z", "coarse_mlp_out", "coarse_weights", "fine_z", "fine_mlp_out",
-    "final_rgb_sigma", "final_z", "final_weights", "ray_o_world", "ray_d_world",
+    "planes", "coarse_points", "coarse_z", "coarse_mlp_out", "coarse_weights", "fine_z",
+    "fine_mlp_out", "final_rgb_sigma", "final_z", "final_weights", "ray_o_world", "ray_d_world",
 )  # fmt: skip
 _BACKGROUND = ("bg_points", "bg_mlp_out", "bg_rgb_sigma", "bg_z", "bg_weights")
 
@@ -70,7 +71,7 @@ def check_stages(case: Case, report: Report, generator: Generator, view: View) -
         _check_importance(recorded, report, options)
         _check_integrals(recorded, report, options)
     if _BACKGROUND in recorded and generator.background is not None:
-        _check_background(recorded, report, generator, options)
+        _check_background(recorded, report, generator)
 
 
 def _rays(recorded: _Recorded) -> Rays:
@@ -134,12 +135,17 @@ def _check_integrals(recorded: _Recorded, report: Report, options: RenderOptions
             report.compare(f"given/{name}", ours, recorded.tensors[name])
 
 
-def _check_background(
-    recorded: _Recorded, report: Report, generator: Generator, options: RenderOptions
-) -> None:
+def _check_background(recorded: _Recorded, report: Report, generator: Generator) -> None:
     background = generator.background
     assert isinstance(background, SphereBackground)
+    radii = recorded.samples("bg_z", 1)[..., 0].neg()
+    expected = recorded.samples("bg_points", 4)
+    report.compare("given/bg_points", inverse_sphere_points(_rays(recorded), radii), expected)
     ws = recorded.tensors["ws"][:, generator.backbone.num_ws :]
-    points = recorded.samples("bg_points", 4).flatten(1, 2)
-    expected = recorded.samples("bg_mlp_out", 4).flatten(1, 2)
-    report.compare("given/bg_mlp_out", background.field(points, ws), expected)
+    output = recorded.samples("bg_mlp_out", 4).flatten(1, 2)
+    report.compare("given/bg_mlp_out", background.field(expected.flatten(1, 2), ws), output)
+    features, result = background.integrate(recorded.samples("bg_rgb_sigma", 4), radii)
+    report.compare("given/bg_weights", result.weights, recorded.scalars("bg_weights"))
+    if "bg_rendered_feats" in recorded.tensors:
+        name = "given/bg_rendered_feats"
+        report.compare(name, features, recorded.tensors["bg_rendered_feats"])

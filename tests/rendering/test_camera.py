@@ -27,7 +27,12 @@ HALF = math.pi / 2
 
 @pytest.mark.parametrize(
     ("yaw", "pitch", "origin"),
-    [(0, HALF, (2, 0, 0)), (HALF, HALF, (0, 0, 2)), (1.0, 0, (0, 2, 0)), (math.pi, HALF, (-2, 0, 0))],
+    [
+        (0, HALF, (2, 0, 0)),
+        (HALF, HALF, (0, 0, 2)),
+        (1.0, 0, (0, 2, 0)),
+        (math.pi, HALF, (-2, 0, 0)),
+    ],
 )
 def test_origin_of_worked_angles(yaw: float, pitch: float, origin: tuple) -> None:
     angles = torch.tensor([[yaw, pitch, 0.3]])
@@ -63,7 +68,8 @@ def test_poles_are_finite_and_the_callers_angles_unchanged() -> None:
     before = angles.clone()
     clamped = clamp_pitch(angles)
     assert torch.equal(angles, before)
-    assert clamped[0, 1] == pytest.approx(1e-5) and clamped[2, 1] == pytest.approx(1e-5)
+    assert clamped[0, 1] == pytest.approx(1e-5)
+    assert clamped[2, 1] == pytest.approx(1e-5)
     matrices = cam2world(clamped, 1.0)
     gram = matrices[:, :3, :3] @ matrices[:, :3, :3].transpose(1, 2)
     torch.testing.assert_close(gram, torch.eye(3).expand(3, 3, 3), atol=1e-5, rtol=0)
@@ -90,7 +96,9 @@ def _largest_coordinate(fov: float, near: float, far: float, radius: float) -> f
     return largest
 
 
-@pytest.mark.parametrize(("fov", "near", "far"), [(12, 0.88, 1.12), (30, 0.75, 1.25), (50, 0.5, 1.1)])
+@pytest.mark.parametrize(
+    ("fov", "near", "far"), [(12, 0.88, 1.12), (30, 0.75, 1.25), (50, 0.5, 1.1)]
+)
 def test_minimal_cube_scale_is_the_largest_corner(fov: float, near: float, far: float) -> None:
     limit = minimal_cube_scale(fov, near, far, 1.0)
     assert limit == pytest.approx(_largest_coordinate(fov, near, far, 1.0), rel=2e-3)
@@ -100,23 +108,32 @@ def test_minimal_cube_scale_is_the_largest_corner(fov: float, near: float, far: 
 
 def _angles(dist: CameraDist, n: int = 20000) -> torch.Tensor:
     camera = CameraConfig(
-        dist=dist, horizontal_mean=0.2, horizontal_stddev=0.3, vertical_mean=1.4, vertical_stddev=0.1
+        dist=dist,
+        horizontal_mean=0.2,
+        horizontal_stddev=0.3,
+        vertical_mean=1.4,
+        vertical_stddev=0.1,
     )
     return sample_camera_angles(camera, n, draws=RandomDraws(1))
 
 
 def test_uniform_prior_fills_its_interval() -> None:
     yaw, pitch, roll = _angles(CameraDist.UNIFORM).unbind(1)
-    assert -0.1 <= yaw.min() < -0.09 and 0.49 < yaw.max() <= 0.5
-    assert 1.3 <= pitch.min() and pitch.max() <= 1.5 and not roll.any()
+    assert -0.1 <= yaw.min() < -0.09
+    assert 0.49 < yaw.max() <= 0.5
+    assert pitch.min() >= 1.3
+    assert pitch.max() <= 1.5
+    assert not roll.any()
     assert yaw.std() == pytest.approx(0.6 / math.sqrt(12), rel=0.02)
 
 
 @pytest.mark.parametrize("dist", [CameraDist.NORMAL, CameraDist.GAUSSIAN])
 def test_normal_prior(dist: CameraDist) -> None:
     yaw, pitch, _ = _angles(dist).unbind(1)
-    assert yaw.mean() == pytest.approx(0.2, abs=0.01) and yaw.std() == pytest.approx(0.3, rel=0.03)
-    assert pitch.mean() == pytest.approx(1.4, abs=0.01) and pitch.std() == pytest.approx(0.1, rel=0.03)
+    assert yaw.mean() == pytest.approx(0.2, abs=0.01)
+    assert yaw.std() == pytest.approx(0.3, rel=0.03)
+    assert pitch.mean() == pytest.approx(1.4, abs=0.01)
+    assert pitch.std() == pytest.approx(0.1, rel=0.03)
 
 
 def test_truncated_prior_takes_the_first_valid_of_four() -> None:
@@ -166,7 +183,9 @@ def test_angles_from_matrix_invert_the_rotation() -> None:
 
 
 def test_wrong_shapes() -> None:
-    with pytest.raises(ValueError, match=r"clamp_pitch: angles must have shape \[B, 3\], got \[3\]"):
+    with pytest.raises(
+        ValueError, match=r"clamp_pitch: angles must have shape \[B, 3\], got \[3\]"
+    ):
         clamp_pitch(torch.zeros(3))
     with pytest.raises(ValueError, match="angles_from_matrix: matrix must have shape"):
         angles_from_matrix(torch.zeros(2, 2))

@@ -20,7 +20,7 @@ from epigraf.rendering.patches import (
 
 
 def _patch_by_pixel(image: np.ndarray, scale: np.ndarray, offset: np.ndarray, r: int) -> np.ndarray:
-    """Bilinear patch of image [C, H, W], one pixel after another; offset y counts from the bottom."""
+    """Bilinear patch of image [C, H, W], pixel by pixel; offset y from the bottom."""
     channels, height, width = image.shape
     out = np.zeros((channels, r, r))
     for i in range(r):
@@ -95,7 +95,8 @@ def test_groups_are_consecutive_and_patches_stay_inside() -> None:
         assert torch.equal(values.view(3, 4, 2), values.view(3, 4, 2)[:, :1].expand(3, 4, 2))
     assert len(patch.scales.unique()) == 3
     assert torch.equal(patch.scales[:, 0], patch.scales[:, 1])
-    assert (patch.offsets >= 0).all() and (patch.scales + patch.offsets <= 1).all()
+    assert (patch.offsets >= 0).all()
+    assert (patch.scales + patch.offsets <= 1).all()
 
 
 def test_scale_laws_by_worked_numbers() -> None:
@@ -125,17 +126,17 @@ def test_discrete_law_takes_what_the_schedule_allows(smallest: float, allowed: s
     )
     patch = sample_patch_params(cfg, 200, 1, smallest, 1.0, draws=RandomDraws(0))
     assert set(patch.scales[:, 0].tolist()) == allowed
+    narrow = PatchConfig(distribution=PatchDistribution.DISCRETE_UNIFORM, discrete_support=(0.25,))
     with pytest.raises(ValueError, match="no scale of discrete_support"):
-        narrow = PatchConfig(
-            distribution=PatchDistribution.DISCRETE_UNIFORM, discrete_support=(0.25,)
-        )
         sample_patch_params(narrow, 4, 4, 0.9, 1.0, draws=RandomDraws(0))
 
 
 def test_wrong_sizes() -> None:
     with pytest.raises(ValueError, match="batch must be a multiple of the group size 4, got 6"):
         sample_patch_params(PatchConfig(), 6, 4, 0.5, 1.0, draws=RandomDraws(0))
-    with pytest.raises(ValueError, match=r"PatchParams: scales must have shape \[B, 2\], got \[2\]"):
+    with pytest.raises(
+        ValueError, match=r"PatchParams: scales must have shape \[B, 2\], got \[2\]"
+    ):
         PatchParams(torch.ones(2), torch.ones(1, 2))
     with pytest.raises(ValueError, match="with B = 1, got"):
         extract_patches(torch.zeros(2, 3, 4, 4), full_image(1, torch.zeros(())), 2)

@@ -80,13 +80,16 @@ def _short(segment, sure, inside) -> bool:
 def test_without_a_ball_the_segment_is_near_to_far() -> None:
     rays = Rays(torch.zeros(1, 2, 3), torch.ones(1, 2, 3))
     near, far, hit = ray_segment(rays, 0.5, 1.5)
-    assert near.tolist() == [[0.5, 0.5]] and far.tolist() == [[1.5, 1.5]] and hit is None
+    assert near.tolist() == [[0.5, 0.5]]
+    assert far.tolist() == [[1.5, 1.5]]
+    assert hit is None
 
 
 def test_near_and_far_still_bound_the_ball() -> None:
     rays = Rays(torch.tensor([[[1.0, 0, 0]]]), torch.tensor([[[-1.0, 0, 0]]]))
     near, far, _ = ray_segment(rays, 0.8, 1.1, 0.5)
-    assert near.item() == pytest.approx(0.8) and far.item() == pytest.approx(1.1)
+    assert near.item() == pytest.approx(0.8)
+    assert far.item() == pytest.approx(1.1)
 
 
 def test_stratified_depths_by_hand() -> None:
@@ -95,7 +98,9 @@ def test_stratified_depths_by_hand() -> None:
     torch.testing.assert_close(stratified_t(segment, 3, None), torch.tensor([[[1.0, 2.0, 3.0]]]))
     # Strata [1, 1.5], [1.5, 2.5], [2.5, 3].
     jitter = torch.tensor([[[0.5, 0.25, 0.0]]])
-    torch.testing.assert_close(stratified_t(segment, 3, jitter), torch.tensor([[[1.25, 1.75, 2.5]]]))
+    torch.testing.assert_close(
+        stratified_t(segment, 3, jitter), torch.tensor([[[1.25, 1.75, 2.5]]])
+    )
     with pytest.raises(ValueError, match="num_samples must be at least 2, got 1"):
         stratified_t(segment, 1, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 
 import numpy as np
@@ -63,7 +64,7 @@ def _weights(t: list, sigma: list, last: float) -> tuple[list, float]:
 
 
 def _fine(t: list, weights: list, u: np.ndarray) -> list:
-    bins = [(a + b) / 2 for a, b in zip(t[:-1], t[1:], strict=True)]
+    bins = [(a + b) / 2 for a, b in itertools.pairwise(t)]
     pdf = np.array(weights[1:-1]) + 2e-5
     cdf = [0.0, *np.cumsum(pdf / pdf.sum())]
     out = []
@@ -90,7 +91,7 @@ def march(origin, direction, o: RenderOptions, jitter, n1, u, n2) -> dict:
     near, far = _segment(origin, direction, o)
     even = [near + (far - near) * k / (o.num_coarse - 1) for k in range(o.num_coarse)]
     if jitter is not None:
-        middle = [(a + b) / 2 for a, b in zip(even[:-1], even[1:], strict=True)]
+        middle = [(a + b) / 2 for a, b in itertools.pairwise(even)]
         low, high = [even[0], *middle], [*middle, even[-1]]
         even = [a + (b - a) * x for a, b, x in zip(low, high, jitter, strict=True)]
     finite = o.last_interval is LastInterval.FINITE
@@ -99,7 +100,10 @@ def march(origin, direction, o: RenderOptions, jitter, n1, u, n2) -> dict:
 
     def weights_of(t: list, noise) -> tuple[list, float]:
         raw = [_colour_density(origin + x * direction)[1] for x in t]
-        sigma = [_sigma(r, 0 if noise is None else n, o) for r, n in zip(raw, _zip(noise, t), strict=True)]
+        sigma = [
+            _sigma(r, 0 if noise is None else n, o)
+            for r, n in zip(raw, _zip(noise, t), strict=True)
+        ]
         return _weights(t, sigma, far - t[-1] if finite else endless)
 
     t = even
@@ -109,7 +113,9 @@ def march(origin, direction, o: RenderOptions, jitter, n1, u, n2) -> dict:
     opacity = sum(weights)
     if o.last_back:
         weights[-1] += 1 - opacity
-    features = sum(w * _colour_density(origin + x * direction)[0] for w, x in zip(weights, t, strict=True))
+    features = sum(
+        w * _colour_density(origin + x * direction)[0] for w, x in zip(weights, t, strict=True)
+    )
     return {
         "features": features + (1 - opacity if o.white_back else 0),
         "depth": sum(w * x for w, x in zip(weights, t, strict=True)),
@@ -137,7 +143,7 @@ CASES = {
     },
     "ball": {"object_radius": 0.3, "last_interval": LastInterval.FINITE},
     "ball, infinite": {"object_radius": 0.2, "white_back": True},
-    "infinite before a background": {"last_interval": LastInterval.INFINITE, "has_background": True},
+    "infinite and background": {"last_interval": LastInterval.INFINITE, "has_background": True},
 }  # fmt: skip
 
 
@@ -147,7 +153,12 @@ def test_march_is_the_loop_over_one_ray(name: str, deterministic: bool) -> None:
     o = options(**CASES[name], deterministic=deterministic)
     bundle, generator = rays(), torch.Generator().manual_seed(3)
     batch, count = bundle.directions.shape[:2]
-    sizes = {"jitter": o.num_coarse, "n1": o.num_coarse, "u": o.num_fine, "n2": o.num_coarse + o.num_fine}
+    sizes = {
+        "jitter": o.num_coarse,
+        "n1": o.num_coarse,
+        "u": o.num_fine,
+        "n2": o.num_coarse + o.num_fine,
+    }
     numbers = {
         k: (torch.rand if k in ("jitter", "u") else torch.randn)(
             batch, count, n, generator=generator, dtype=torch.float64
@@ -172,7 +183,9 @@ def test_march_is_the_loop_over_one_ray(name: str, deterministic: bool) -> None:
             row = {k: None if v is None else v[b, r].numpy() for k, v in numbers.items()}
             if not noisy:
                 row["n1"] = row["n2"] = None
-            expected = march(bundle.origins[b, r].numpy(), bundle.directions[b, r].numpy(), o, **row)
+            expected = march(
+                bundle.origins[b, r].numpy(), bundle.directions[b, r].numpy(), o, **row
+            )
             for key, value in expected.items():
                 got = getattr(ours, key)[b, r].numpy()
                 np.testing.assert_allclose(got, value, atol=2e-7, err_msg=f"{key} of ray {r}")
@@ -182,7 +195,8 @@ def test_rays_that_miss_the_ball_see_nothing() -> None:
     o = options(object_radius=0.05, white_back=True)
     ours = render_rays(field, rays(), o, draws=RandomDraws(0))
     corner, centre = ours.opacity[:, 0], ours.opacity[:, 4]
-    assert torch.equal(corner, torch.zeros(2).double()) and (centre > 0.9).all()
+    assert torch.equal(corner, torch.zeros(2).double())
+    assert (centre > 0.9).all()
     assert torch.equal(ours.features[:, 0], torch.ones(2, 3).double())
     torch.testing.assert_close(ours.transmittance[:, 0], torch.ones(2).double())
 
@@ -203,7 +217,8 @@ def test_importance_follows_the_weights() -> None:
     weights[..., 4] = 1.0  # its bin reaches from 0.35 to 0.45
     u = torch.linspace(0.05, 0.95, 7).expand(1, 1, 7)
     fine = importance_t(t, weights, u)
-    assert (fine > 0.3499).all() and (fine < 0.4501).all()
+    assert (fine > 0.3499).all()
+    assert (fine < 0.4501).all()
     expected = 0.35 + 0.1 * u
     torch.testing.assert_close(fine, expected, atol=2e-4, rtol=0)
 
@@ -228,7 +243,8 @@ def test_gradients_reach_coarse_and_fine_samples_but_not_the_weights() -> None:
 
     rendered = render_rays(scaled, rays(), options(), draws=RandomDraws(0))
     rendered.features.sum().backward()
-    assert len(seen) == 2 and all(d.grad.abs().sum() > 0 for d in seen)
+    assert len(seen) == 2
+    assert all(d.grad.abs().sum() > 0 for d in seen)
     # With the importance samples held, the derivative is that of the final integral alone.
     eps = 1e-6
     trace: dict = {}
@@ -243,7 +259,8 @@ def test_gradients_reach_coarse_and_fine_samples_but_not_the_weights() -> None:
         for b, r in np.ndindex(*t.shape[:2]):
             sigma = [_sigma(float(x) * s, 0, options()) for x in sample.densities[b, r]]
             weights, _ = _weights(t[b, r].tolist(), sigma, 1e10)
-            value += float((torch.tensor(weights)[:, None].double() * sample.colors[b, r]).sum())
+            weight = torch.tensor(weights, dtype=torch.float64)[:, None]
+            value += float((weight * sample.colors[b, r]).sum())
         return value
 
     numeric = (total(1 + eps) - total(1 - eps)) / (2 * eps)

@@ -98,4 +98,3 @@ def _check_gradients(
         if name in norms:
             ours = 0.0 if grad is None else float(grad.norm())
             report.scalar(f"grad_norm/{name}", ours, norms[name], rtol=RTOL_GRADIENT)
-

@@ -27,7 +27,7 @@ def check(case: Case, report: Report) -> None:
         freqs = encoder.fourier_encoder.fourier_coefs
         report.compare(f"{name}/freqs", freqs, part["freqs"], rtol=1e-6)
         # sin(x) loses |x| ulps of its argument
-        atol = 2e-7 * max(1.0, float((part["x"].abs().max() * multiplier * freqs.max())))
+        atol = 2e-7 * max(1.0, float(part["x"].abs().max() * multiplier * freqs.max()))
         report.compare(f"{name}/emb", encoder(part["x"]), part["emb"], rtol=1e-6, atol=atol)
 
 

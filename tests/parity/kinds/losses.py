@@ -18,6 +18,7 @@ from epigraf.interop.official import (
     generator_name_to_official,
     generator_state_from_official,
 )
+from epigraf.rendering.draws import ReplayDraws
 from epigraf.training.augment import AugmentPipe
 from epigraf.training.passes import (
     FakeInputs,
@@ -62,26 +63,25 @@ class Inputs:
 def check(case: Case, report: Report) -> None:
     """Every phase of the case."""
     for phase, info in case.info["phases"].items():
-        state = build(case, info["draw_range"], "")
+        draws = case.draws(*info["draw_range"])
+        state = build(case, draws)
         schedule = _schedule(case, report, state, phase, info)
         inputs = read_inputs(case.prefix("in/"), state.cfg)
         passes = run_phase(state, phase, inputs, schedule, info.get("gain", 1))
-        state.draws.finish()
+        draws.finish()
         compare_passes(case, report, phase, passes)
         selected = case.prefix(f"{phase}/grad.")
         compare_gradients(report, phase, state, info["grad_norms"], selected)
         _compare_averages(case, report, phase, state)
 
 
-def build(case: Case, draw_range: list[int], prefix: str) -> State:
-    """A state with the case's weights and configuration that replays a slice of its draws."""
+def build(case: Case, draws: ReplayDraws) -> State:
+    """A state with the case's weights and configuration that replays recorded draws."""
     cfg = config_of(case)
     state = build_state(cfg, 1, torch.zeros(3))
-    state.generator.load_state_dict(generator_state_from_official(case.prefix(f"{prefix}G/")))
-    state.discriminator.load_state_dict(
-        discriminator_state_from_official(case.prefix(f"{prefix}D/"))
-    )
-    state.draws = case.draws(*draw_range)
+    state.generator.load_state_dict(generator_state_from_official(case.prefix("G/")))
+    state.discriminator.load_state_dict(discriminator_state_from_official(case.prefix("D/")))
+    state.draws = draws
     augment_p = case.info.get("augment_p")
     state.augment = None if augment_p is None else AugmentPipe(cfg.training.augment.probs)
     state.counters.augment_p = augment_p or 0.0

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from epigraf.metrics.fid import fid
 from epigraf.metrics.inception_score import inception_score
 from epigraf.metrics.kid import Subset, kid
 from epigraf.metrics.precision_recall import precision_recall
-
-if TYPE_CHECKING:
-    from tests.parity.case import Case
-    from tests.parity.report import Report
+from tests.parity.case import Case
+from tests.parity.report import Report
 
 
 def check(case: Case, report: Report) -> None:

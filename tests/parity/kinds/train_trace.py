@@ -39,13 +39,14 @@ _OFFICIAL = {
 
 def check(case: Case, report: Report) -> None:
     """Run the recorded iterations through `train_step`."""
-    state = build(case, [0, None], "")
+    draws = case.draws()
+    state = build(case, draws)
     ema = case.prefix("G_ema/") or case.prefix("G/")
     state.ema.load_state_dict(generator_state_from_official(ema))
     _check_optimisers(case, report, state)
     for number, iteration in enumerate(case.info["iterations"]):
         Iteration(case, report, state, number, iteration).run()
-    state.draws.finish()
+    draws.finish()
     for name, expected in case.prefix("final/").items():
         network, tensor = name.split(".", 1)
         report.compare(f"final/{name}", _tensor(state, network, tensor), expected, rtol=1e-3)

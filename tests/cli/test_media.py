@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+from PIL import Image
+
+from epigraf.cli.media import (
+    atomic,
+    depth_picture,
+    grid,
+    save_animation,
+    save_picture,
+    save_video,
+    squarest,
+)
+from epigraf.errors import EpigrafError
+
+
+def flat(value: int, height: int = 2, width: int = 3) -> np.ndarray:
+    return np.full((height, width, 3), value, dtype=np.uint8)
+
+
+def test_grid_worked_example() -> None:
+    sheet = grid([flat(1), flat(2), flat(3)], columns=2, gap=1)
+    expected = [
+        [1, 1, 1, 255, 2, 2, 2],
+        [1, 1, 1, 255, 2, 2, 2],
+        [255, 255, 255, 255, 255, 255, 255],
+        [3, 3, 3, 255, 255, 255, 255],
+        [3, 3, 3, 255, 255, 255, 255],
+    ]
+    assert sheet[..., 0].tolist() == expected
+    assert (sheet == sheet[..., :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "columns"), [(1, 1), (2, 2), (4, 2), (5, 3), (9, 3), (10, 4), (16, 4)]
+)
+def test_squarest(count: int, columns: int) -> None:
+    assert squarest(count) == columns
+
+
+def test_atomic_writes_at_once_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    with atomic(path) as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("old")
+        assert not path.exists()
+    assert path.read_text() == "old"
+
+    def fail() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_save_picture(tmp_path: Path) -> None:
+    save_picture(flat(7), tmp_path / "a.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), flat(7))
+    with pytest.raises(EpigrafError, match="unknown image format"):
+        save_picture(flat(7), tmp_path / "a.txt")
+
+
+def test_video_keeps_frames_and_makes_odd_sides_even(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    grey = [40, 120, 200]
+    save_video((flat(value, 33, 48) for value in grey), path, fps=10)
+    frames = list(imageio.get_reader(path))
+    assert [frame.shape for frame in frames] == [(34, 48, 3)] * 3
+    for value, frame in zip(grey, frames, strict=True):
+        assert abs(float(frame[:30].mean()) - value) < 4  # lossy
+
+
+def test_animation(tmp_path: Path) -> None:
+    save_animation([flat(0, 8, 8), flat(255, 8, 8)], tmp_path / "a.webp", fps=5)
+    with Image.open(tmp_path / "a.webp") as picture:
+        assert (picture.n_frames, picture.size) == (2, (8, 8))
+
+
+def test_depth_picture() -> None:
+    depth = np.array([[0.75, 0.5, 0.0, 1.25]])  # the second ray is half transparent at 1.0
+    opacity = np.array([[1.0, 0.5, 0.0, 1.0]])
+    picture = depth_picture(depth, opacity, near=0.75, far=1.25)
+    assert picture[0, :, 0].tolist() == [230, (130 + 255) // 2, 255, 30]

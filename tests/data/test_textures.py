@@ -1,0 +1,71 @@
+"""Patterns: the colours at hand-picked points, and never anything outside 0..1."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from epigraf.data.textures import (
+    Axis,
+    Texture,
+    checker,
+    dots,
+    hsv,
+    mottled,
+    solid,
+    stripes,
+    wedges,
+)
+
+A, B = (0.0, 0.25, 1.0), (1.0, 0.75, 0.0)
+TEXTURES: dict[str, Texture] = {
+    "solid": solid(A),
+    "stripes": stripes(A, B, Axis.Y, 0.1),
+    "wedges": wedges(A, B, 4),
+    "checker": checker(A, B, 0.1, 3),
+    "dots": dots(A, B, (0, 0, 0), 20, 0.3),
+    "mottled": mottled(A, B, 0.05, np.random.default_rng(0)),
+}
+
+
+def at(texture: Texture, *point: float) -> list[float]:
+    return texture(np.array(point, dtype=np.float32)[:, None])[:, 0].tolist()
+
+
+@pytest.mark.parametrize("name", sorted(TEXTURES))
+def test_colours_stay_between_the_two(name: str) -> None:
+    points = np.random.default_rng(1).uniform(-0.2, 0.2, (3, 2000)).astype(np.float32)
+    colours = TEXTURES[name](points)
+    assert colours.shape == (3, 2000)
+    assert colours.min() >= 0
+    assert colours.max() <= 1
+    if name != "solid":  # both colours are really used
+        assert colours[0].min() < 0.05
+        assert colours[0].max() > 0.95
+
+
+def test_patterns_by_hand() -> None:
+    assert at(stripes(A, B, Axis.Z, 0.1), 0, 0, 0.025) == list(B)
+    assert at(stripes(A, B, Axis.Z, 0.1), 9, 9, 0.075) == list(A)
+    turn = 2 * math.pi / 8  # wedge 1 of 2 pairs: its middle lies at an eighth of a turn
+    assert at(wedges(A, B, 2), math.cos(turn), 0, math.sin(turn)) == list(B)
+    assert at(wedges(A, B, 2), math.cos(3 * turn), 0, math.sin(3 * turn)) == list(A)
+    pole = math.acos(1 - 2 * 0.5 / 4)  # direction of the first of four dots
+    assert at(dots(A, B, (0, 0, 0), 4, 0.2), *spot(pole)) == list(B)
+    assert at(dots(A, B, (0, 0, 0), 4, 0.2), *spot(pole + math.pi / 3)) == list(A)
+
+
+def spot(polar: float) -> tuple[float, float, float]:
+    turn = math.pi * (1 + math.sqrt(5)) * 0.5
+    return (
+        math.sin(polar) * math.cos(turn),
+        math.cos(polar),
+        math.sin(polar) * math.sin(turn),
+    )
+
+
+def test_hue_is_periodic() -> None:
+    assert hsv(1.25, 1, 1) == pytest.approx(hsv(0.25, 1, 1))
+    assert hsv(-1 / 3, 1, 1) == pytest.approx((0, 0, 1))

@@ -1,0 +1,269 @@
+"""Discriminator: conditioning, groups, blocks, parameter counts, R1."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from epigraf.config import Config
+from epigraf.models.discriminator import (
+    Discriminator,
+    DiscriminatorBlock,
+    DiscriminatorEpilogue,
+    MinibatchStddev,
+)
+from epigraf.models.resample import Resample
+from epigraf.rendering.draws import RandomDraws
+from epigraf.rendering.patches import PatchParams
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def config(
+    resolution: int = 32,
+    patch: int | None = 16,
+    c_dim: int = 0,
+    patch_params_cond: bool = True,
+    **discriminator: Any,
+) -> Config:
+    size = {"cbase": 128, "fmaps": 1.0, "cmax": 8}
+    patch_values = {"enabled": patch is not None, "resolution": patch or 16}
+    return Config.from_dict(
+        {
+            "dataset": {"resolution": resolution, "c_dim": c_dim},
+            "model": {"discriminator": size | discriminator},
+            "training": {
+                "use_labels": c_dim > 0,
+                "patch": patch_values | {"patch_params_cond": patch_params_cond},
+            },
+        }
+    )
+
+
+def patches(batch: int) -> PatchParams:
+    generator = torch.Generator().manual_seed(5)
+    scales = 0.5 + 0.5 * torch.rand(batch, 1, generator=generator).expand(-1, 2)
+    return PatchParams(scales, torch.rand(batch, 2, generator=generator) * (1 - scales))
+
+
+@pytest.mark.parametrize(("resolution", "millions"), [(512, 27.49), (256, 27.44)])
+def test_parameter_count_of_the_official_discriminator(resolution: int, millions: float) -> None:
+    """The official one has a dead 1x1 convolution (4 parameters a channel) in each later block."""
+    with torch.device("meta"):
+        network = Discriminator(Config.from_dict({"dataset": {"resolution": resolution}}))
+    ours = sum(p.numel() for p in network.parameters())
+    dead = sum(4 * min(16384 // res, 512) for res in network.block_resolutions[1:])
+    assert round((ours + dead) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("start_blocks", [0, 1, 2, 3])
+def test_start_blocks_do_not_downsample(start_blocks: int) -> None:
+    network = Discriminator(config(num_additional_start_blocks=start_blocks))
+    assert network.block_resolutions == [2**i for i in range(4 + start_blocks, 2, -1)]
+    sizes = []
+    for res in network.block_resolutions:
+        block = network.get_submodule(f"b{res}")
+        block.register_forward_hook(lambda _m, _i, o: sizes.append(o.shape[2]))
+    assert network(normal(4, 3, 16, 16), None, None, patches(4)).shape == (4,)
+    assert sizes == [16] * start_blocks + [8, 4]
+
+
+def test_start_blocks_follow_from_the_resolutions() -> None:
+    assert Discriminator(config(128, 16)).block_resolutions == [128, 64, 32, 16, 8]
+
+
+@pytest.mark.parametrize("c_dim", [0, 5])
+@pytest.mark.parametrize("camera", [None, "raw", "fourier"])
+@pytest.mark.parametrize("hyper_mod", [True, False])
+@pytest.mark.parametrize("patch", [16, None])
+def test_conditions(c_dim: int, camera: str | None, hyper_mod: bool, patch: int | None) -> None:
+    """Every condition that exists, and no other, moves the logits."""
+    torch.manual_seed(0)
+    cfg = config(
+        16 if patch is None else 32,
+        patch,
+        c_dim,
+        hyper_mod=hyper_mod,
+        camera_cond=camera is not None,
+        camera_cond_raw=camera == "raw",
+        num_additional_start_blocks=0,
+    )
+    network = Discriminator(cfg)
+    width = c_dim + (828 if hyper_mod and patch else 0) + {None: 0, "raw": 2, "fourier": 24}[camera]
+    assert (network.head_mapping is None) == (width == 0)
+    if network.head_mapping is not None and network.head_mapping.embed is not None:
+        assert network.head_mapping.embed.weight.shape[1] == width
+    assert network.b4.out.weight.shape[0] == (8 if width else 1)
+    img, labels = normal(4, 3, 16, 16), torch.eye(5)[[0, 1, 2, 3]] if c_dim else torch.zeros(4, 0)
+    cameras, place = torch.rand(4, 3) + 0.5, patches(4)
+    logits = network(img, labels, cameras, place)
+    other_labels = labels.roll(1, 1)
+    moved = PatchParams(place.scales, place.offsets * 0.5)
+    assert (not torch.equal(logits, network(img, other_labels, cameras, place))) == (c_dim > 0)
+    assert (not torch.equal(logits, network(img, labels, cameras * 1.1, place))) == bool(camera)
+    conditioned = bool(hyper_mod and patch)
+    assert (not torch.equal(logits, network(img, labels, cameras, moved))) == conditioned
+
+
+def test_patch_conditioning_can_be_switched_off() -> None:
+    network = Discriminator(config(patch_params_cond=False))
+    assert network.scalar_enc is None
+    assert network.head_mapping is None
+    assert network(normal(4, 3, 16, 16)).shape == (4,)
+
+
+def test_state_names() -> None:
+    """Those of the official state dict, without buffers of the filter and dead layers."""
+    names = {
+        name.split(".weight")[0].split(".bias")[0] for name in Discriminator(config()).state_dict()
+    }
+    mappings = {
+        f"{m}.{k}" for m in ("hyper_mod_mapping", "head_mapping") for k in ("embed", "fc0", "fc1")
+    }
+    blocks = {f"b{r}.{k}" for r in (32, 16, 8) for k in ("conv0", "conv1", "conv1.affine", "skip")}
+    others = {"b32.fromrgb", "b4.conv", "b4.fc", "b4.out"}
+    encoder = {"scalar_enc.const_embed", "scalar_enc.fourier_encoder.fourier_coefs"}
+    assert names == mappings | blocks | others | encoder
+
+
+@pytest.mark.parametrize(("batch", "group"), [(8, 4), (4, 4), (2, 4), (1, 4), (6, 3), (3, 1)])
+def test_minibatch_stddev_against_a_loop(batch: int, group: int) -> None:
+    x = normal(batch, 3, 2, 2)
+    y = MinibatchStddev(group)(x)
+    members = min(group, batch)
+    groups = batch // members
+    torch.testing.assert_close(y[:, :3], x)
+    for b in range(batch):
+        same = [x[i] for i in range(batch) if i % groups == b % groups]
+        assert len(same) == members
+        total = 0.0
+        for c in range(3):
+            for h in range(2):
+                for w in range(2):
+                    values = [float(image[c, h, w]) for image in same]
+                    mean = sum(values) / members
+                    variance = sum((v - mean) ** 2 for v in values) / members
+                    total += math.sqrt(variance + 1e-8)
+        torch.testing.assert_close(y[b, 3], torch.full((2, 2), total / 12))
+
+
+def test_minibatch_stddev_needs_whole_groups() -> None:
+    message = "the batch must be a multiple of the group size 4, got 6"
+    with pytest.raises(ValueError, match=message):
+        MinibatchStddev(4)(normal(6, 3, 2, 2))
+
+
+def leaky(x: Tensor, gain: float = 1.0) -> Tensor:
+    return torch.where(x > 0, x, 0.2 * x) * math.sqrt(2) * gain
+
+
+@pytest.mark.parametrize("hyper_dim", [0, 5])
+def test_block_formula(hyper_dim: int) -> None:
+    """conv1(modulated conv0) + skip, both times sqrt(1/2)."""
+    block = DiscriminatorBlock(4, 6, 0, hyper_dim, Resample.NONE)
+    for name in ("conv0.bias", "conv1.bias"):
+        parameter = block.get_parameter(name)
+        parameter.data.copy_(normal(len(parameter)))
+    x, h = normal(2, 4, 6, 6), normal(2, hyper_dim, seed=1) if hyper_dim else None
+    y = leaky(F.conv2d(x, block.conv0.weight / 6, block.conv0.bias, padding=1))
+    if h is not None:
+        affine = block.conv1.get_submodule("affine")
+        factor = h @ affine.get_parameter("weight").T / math.sqrt(5) + affine.get_parameter("bias")
+        y = y * (1 + torch.tanh(factor))[:, :, None, None]
+    y = leaky(F.conv2d(y, block.conv1.weight / 6, block.conv1.bias, padding=1), math.sqrt(0.5))
+    expected = y + F.conv2d(x, block.skip.weight / 2) * math.sqrt(0.5)
+    torch.testing.assert_close(block(x, h), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_epilogue_formula() -> None:
+    epilogue = DiscriminatorEpilogue(3, 5, 2)
+    x, cmap = normal(4, 3, 4, 4), normal(4, 5)
+    y = leaky(F.conv2d(MinibatchStddev(2)(x), epilogue.conv.weight / 6, padding=1))
+    y = leaky(y.flatten(1) @ epilogue.fc.weight.T / math.sqrt(48))
+    y = y @ epilogue.out.weight.T / math.sqrt(3)
+    expected = (y * cmap).sum(dim=1) / math.sqrt(5)
+    torch.testing.assert_close(epilogue(x, cmap), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    torch.manual_seed(0)
+    network = Discriminator(config(c_dim=3, camera_cond=True))
+    args = (torch.eye(3)[[0, 1, 2, 0]], torch.rand(4, 3), patches(4))
+    network(normal(4, 3, 16, 16), *args).square().sum().backward()
+    dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+def test_r1_against_finite_differences() -> None:
+    """d/dw of |d sum(logits)/d img|^2, in double."""
+    torch.manual_seed(0)
+    network = Discriminator(config(resolution=16, patch=8)).double()
+    img = normal(2, 3, 8, 8).double().requires_grad_()
+    place = PatchParams(*(t.double() for t in (patches(2).scales, patches(2).offsets)))
+
+    def penalty() -> Tensor:
+        logits = network(img, None, None, place)
+        (grad,) = torch.autograd.grad(logits.sum(), img, create_graph=True)
+        return grad.square().sum()
+
+    names = ["b16.fromrgb.weight", "b16.conv1.weight", "b8.conv1.weight", "b8.skip.weight"]
+    names += ["b8.conv1.affine.bias", "b4.conv.weight", "b4.fc.bias"]
+    weights = [network.get_parameter(name) for name in names]
+    for weight, grad in zip(weights, torch.autograd.grad(penalty(), weights), strict=True):
+        flat = weight.data.view(-1)
+        for index in (0, len(flat) // 2):
+            flat[index] += 1e-6
+            above = float(penalty().detach())
+            flat[index] -= 2e-6
+            below = float(penalty().detach())
+            flat[index] += 1e-6
+            expected = (above - below) / 2e-6
+            assert float(grad.flatten()[index]) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_camera_noise_and_dropout_only_in_training() -> None:
+    torch.manual_seed(0)
+    cfg = config(camera_cond=True, camera_cond_noise_std=0.5, camera_cond_drop_p=0.5)
+    network, img, place = Discriminator(cfg), normal(4, 3, 16, 16), patches(4)
+    cameras = torch.rand(4, 3)
+    first, second = (network(img, None, cameras, place, draws=RandomDraws(s)) for s in (0, 1))
+    assert not torch.equal(first, second)
+    network.eval()
+    assert torch.equal(network(img, None, cameras, place), network(img, None, cameras, place))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"img": normal(4, 3, 8, 8)},
+            r"img must have shape \[B, 3, 16, 16\], got \[4, 3, 8, 8\]",
+        ),
+        ({"patch": None}, "patch conditioning needs patch parameters, got None"),
+        ({"camera_angles": None}, "camera conditioning needs camera_angles"),
+        ({"c": None}, r"c must have shape \[B, 3\], got None"),
+        ({"c": torch.eye(4)}, r"c must have shape \[B, 3\], got \[4, 4\]"),
+    ],
+)
+def test_wrong_inputs(kwargs: dict[str, Any], message: str) -> None:
+    network = Discriminator(config(c_dim=3, camera_cond=True))
+    good = {
+        "img": normal(4, 3, 16, 16),
+        "c": torch.eye(3)[[0, 1, 2, 0]],
+        "camera_angles": torch.rand(4, 3),
+        "patch": patches(4),
+    }
+    with pytest.raises(ValueError, match=message):
+        network(**(good | kwargs))
+
+
+def test_too_few_channels() -> None:
+    with pytest.raises(ValueError, match="leaves no channels at 32; raise"):
+        Discriminator(config(cbase=16))

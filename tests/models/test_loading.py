@@ -1,0 +1,145 @@
+"""Snapshots that are damaged, foreign or newer are named in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from epigraf.config import Config
+from epigraf.errors import CheckpointError
+from epigraf.models.generator import Generator
+from epigraf.models.loading import (
+    FORMAT,
+    find_snapshot,
+    load,
+    read_snapshot,
+    write_atomically,
+    write_snapshot,
+)
+
+CONFIG = Config.from_dict(
+    {
+        "dataset": {"resolution": 16},
+        "model": {
+            "generator": {
+                "z_dim": 4, "w_dim": 4, "cmax": 4, "num_ray_steps": 2,
+                "tri_plane": {"res": 4, "feat_dim": 2, "mlp": {"hid_dim": 4}},
+            }
+        },
+        "training": {"patch": {"resolution": 8}},
+    }
+)  # fmt: skip
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    """A snapshot of an untrained generator at 1.5 kimg."""
+    path = tmp_path / "network-snapshot-000001.safetensors"
+    header = {"config": CONFIG.to_dict(), "counters": {"images_seen": 1500}}
+    write_snapshot(path, header, {"G_ema": Generator(CONFIG).state_dict()})
+    return path
+
+
+def test_a_file_and_its_folder_load_the_same(snapshot: Path) -> None:
+    by_file, by_folder = load(snapshot), load(str(snapshot.parent))
+    assert by_file.kimg == 1.5
+    assert by_file.path == by_folder.path == snapshot
+    assert by_file.config == CONFIG
+    a, b = by_file.generator.state_dict(), by_folder.generator.state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not any(p.requires_grad for p in by_file.generator.parameters())
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
+def test_truncated(snapshot: Path, keep: int) -> None:
+    snapshot.write_bytes(snapshot.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"truncated, or not a safetensors file"):
+        read_snapshot(snapshot)
+
+
+def test_damaged_tensors(snapshot: Path) -> None:
+    data = bytearray(snapshot.read_bytes())
+    data[-3] ^= 0x40
+    snapshot.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(snapshot)
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    foreign = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, foreign)
+    with pytest.raises(CheckpointError, match="not one of epigraf"):
+        read_snapshot(foreign)
+    pickle = tmp_path / "network-snapshot-000001.pkl"
+    pickle.write_bytes(b"\x80\x04}")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        read_snapshot(pickle)
+
+
+def test_newer_format(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    header = json.dumps({"format": FORMAT + 1})
+    save_file({"x": torch.zeros(1)}, path, metadata={"epigraf": header})
+    with pytest.raises(CheckpointError, match=r"newer epigraf.*upgrade"):
+        read_snapshot(path)
+
+
+def test_newer_config(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    values = {**CONFIG.to_dict(), "novelty": 1}
+    write_snapshot(path, {"config": values, "counters": {"images_seen": 0}}, {})
+    with pytest.raises(CheckpointError, match="novelty"):
+        load(path)
+
+
+def test_missing_group(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_snapshot(path, {"config": CONFIG.to_dict(), "counters": {"images_seen": 0}}, {})
+    with pytest.raises(CheckpointError, match="no tensors of 'G_ema'"):
+        load(path)
+
+
+def test_another_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    other = CONFIG.with_overrides(["model.generator.w_dim=8"])
+    header = {"config": CONFIG.to_dict(), "counters": {"images_seen": 0}}
+    write_snapshot(path, header, {"G_ema": Generator(other).state_dict()})
+    with pytest.raises(CheckpointError, match="does not fit the network: G_ema/"):
+        load(path)
+
+
+def test_missing_paths_say_what_is_there(tmp_path: Path, snapshot: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        load(tmp_path / "nothing")
+    run = tmp_path / "runs" / "00000-a"
+    run.mkdir(parents=True)
+    snapshot.rename(run / snapshot.name)
+    with pytest.raises(CheckpointError, match=r"did you mean .*00000-a"):
+        load(tmp_path / "runs")
+
+
+def test_the_newest_readable_snapshot_counts(snapshot: Path) -> None:
+    newer = snapshot.with_name("network-snapshot-000200.safetensors")
+    newer.write_bytes(snapshot.read_bytes()[:-7])
+    assert find_snapshot(snapshot.parent).path == snapshot
+    snapshot.unlink()
+    with pytest.raises(CheckpointError, match="no readable snapshot"):
+        find_snapshot(newer.parent)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, lambda file: file.write_bytes(b"old") and None)
+
+    def fail(file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

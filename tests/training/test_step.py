@@ -1,0 +1,180 @@
+"""One step: parity of its passes, accumulation, cleaning, the weight average, ADA."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from epigraf.config import Config
+from epigraf.data.images import ImageDataset
+from epigraf.training.batches import DatasetSource
+from epigraf.training.passes import Pass
+from epigraf.training.state import State, build_state, resolve_config
+from epigraf.training.step import Phase, clean_gradients, train_step, update_average
+from tests.parity.case import load_case
+from tests.parity.kinds import losses as losses_kind
+from tests.parity.report import Report
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+def _begin(cfg: Config, data: Path) -> tuple[State, ImageDataset]:
+    dataset = ImageDataset(data, cfg.dataset.resolution, True, cfg.training.use_labels)
+    cfg = resolve_config(cfg, dataset)
+    return build_state(cfg, len(dataset), dataset.mean_camera_pose), dataset
+
+
+def test_losses_scores_and_gradients_of_the_reference() -> None:
+    lines: list[str] = []
+    report = Report(write=lines.append)
+    report.begin("f2_losses_late")
+    losses_kind.check(load_case(GOLDEN / "f2_losses_late.json"), report)
+    assert report.passed > 100
+    assert not report.failed, "\n".join(line for line in lines if "FAIL" in line)
+
+
+def _phases(state: State, dataset: ImageDataset, steps: int) -> list[list[str]]:
+    seen: list[list[str]] = []
+    for _ in range(steps):
+        seen.append([])
+        train_step(
+            state, DatasetSource(state, dataset), lambda phase, _: seen[-1].append(phase.value)
+        )
+    return seen
+
+
+def test_lazy_phases_come_when_they_are_due(small_config: Config, small_data: Path) -> None:
+    cfg = small_config.with_overrides(
+        ["model.loss_kwargs.pl_weight=1", "training.patch.enabled=false"]
+    )
+    state, dataset = _begin(cfg, small_data)
+    assert _phases(state, dataset, 5) == [
+        ["Gmain", "Greg", "Dmain", "Dreg"],
+        ["Gmain", "Dmain"],
+        ["Gmain", "Dmain", "Dreg"],
+        ["Gmain", "Dmain"],
+        ["Gmain", "Greg", "Dmain", "Dreg"],
+    ]
+
+
+def test_numbers_of_a_step_are_finite_and_named_as_in_the_field(
+    small_config: Config, small_data: Path
+) -> None:
+    state, dataset = _begin(small_config, small_data)
+    numbers = train_step(state, DatasetSource(state, dataset))
+    expected = {"Loss/G/loss", "Loss/D/loss", "Loss/D/r1_penalty", "Loss/D/reg"}
+    expected |= {f"Loss/{a}/{b}" for a in ("scores", "signs") for b in ("fake", "real")}
+    assert expected <= numbers.keys()
+    assert all(torch.tensor(v).isfinite() for v in numbers.values())
+    assert numbers["Loss/D/reg"] == pytest.approx(numbers["Loss/D/r1_penalty"] / 2)  # gamma 1
+    assert (state.counters.step, state.counters.images_seen) == (1, 4)
+
+
+def test_reused_fakes_are_those_of_the_generator_phase(
+    small_config: Config, small_data: Path
+) -> None:
+    cfg = small_config.with_overrides(["training.reuse_fakes=true"])
+    state, dataset = _begin(cfg, small_data)
+    seen: dict[Phase, list[Pass]] = {}
+    before = state.generator.mapping.w_avg.clone()
+    train_step(state, DatasetSource(state, dataset), lambda p, passes: seen.update({p: passes}))
+    by_g = seen[Phase.GENERATOR][0].judged[0]
+    by_d = seen[Phase.DISCRIMINATOR][0].judged[0]
+    assert torch.equal(by_g.images, by_d.images)
+    assert by_g.patch is not None
+    assert by_d.patch is not None
+    assert torch.equal(by_g.patch.scales, by_d.patch.scales)
+    assert not torch.equal(before, state.generator.mapping.w_avg)
+
+
+def test_only_the_network_of_a_phase_moves(small_config: Config, small_data: Path) -> None:
+    state, dataset = _begin(small_config, small_data)
+    kept = [p.detach().clone() for p in state.discriminator.parameters()]
+    moved: list[bool] = []
+
+    def look(phase: Phase, _: list[Pass]) -> None:
+        now = state.discriminator.parameters()
+        moved.append(any(not torch.equal(a, b) for a, b in zip(kept, now, strict=True)))
+
+    train_step(state, DatasetSource(state, dataset), look)
+    assert moved == [False, True, True]
+
+
+def test_accumulated_gradients_are_the_mean_over_the_batch() -> None:
+    """Two parts of 4 average what each alone gives, as one part of 8 would."""
+    parameter = torch.nn.Parameter(torch.ones(()))
+    data = torch.arange(8.0)
+    for part in (data[:4], data[4:]):
+        (parameter * part).mean().mul(0.5).backward()
+    assert parameter.grad is not None
+    assert float(parameter.grad) == float(data.mean())
+
+
+def test_cleaning_gradients() -> None:
+    bad, good, none = (torch.nn.Parameter(torch.zeros(3)) for _ in range(3))
+    bad.grad = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    good.grad = torch.tensor([3.0, 0.0, 4.0])
+    assert not clean_gradients([bad, good, none], None).isfinite()
+    assert bad.grad.tolist() == [0.0, 1e5, -1e5]
+    assert good.grad.tolist() == [3.0, 0.0, 4.0]
+    assert none.grad is None
+    assert float(clean_gradients([good], 1.0)) == 5.0
+    torch.testing.assert_close(good.grad, torch.tensor([0.6, 0.0, 0.8]))
+
+
+def test_the_average_copies_at_first_and_lags_later(small_config: Config, small_data: Path) -> None:
+    state, _ = _begin(small_config, small_data)
+    with torch.no_grad():
+        for p in state.generator.parameters():
+            p.add_(1.0)
+    state.generator.mapping.w_avg.fill_(5.0)
+    averaged, current = next(state.ema.parameters()), next(state.generator.parameters())
+    old = averaged.clone()
+    state.counters.images_seen = 1_000_000_000
+    beta = update_average(state)
+    torch.testing.assert_close(averaged, beta * old + (1 - beta) * current)
+    assert torch.equal(state.ema.mapping.w_avg, state.generator.mapping.w_avg)
+    state.counters.images_seen = 0
+    assert update_average(state) == 0.0
+    assert torch.equal(averaged, current)
+
+
+def test_augmentation_rises_while_reals_are_recognised(
+    small_config: Config, small_data: Path
+) -> None:
+    state, dataset = _begin(small_config, small_data)
+    with torch.no_grad():
+        state.discriminator.b4.out.weight.zero_()
+        state.discriminator.b4.out.bias.zero_()
+    state.cfg = small_config.with_overrides(["training.augment.target=-2", "dataset.c_dim=3"])
+    for _ in range(4):
+        train_step(state, DatasetSource(state, dataset))
+    # two changes (every second step) of 4 * 2 / 50 = 0.16
+    assert state.counters.augment_p == pytest.approx(0.32)
+
+
+def test_a_source_repeats_its_real_images(small_config: Config, small_data: Path) -> None:
+    state, dataset = _begin(small_config, small_data)
+    source = DatasetSource(state, dataset)
+    assert source.reals() is source.reals()
+    assert not torch.equal(source.reals().images, DatasetSource(state, dataset).reals().images)
+
+
+def test_a_prior_gives_cameras_that_the_data_does_not_have(
+    small_config: Config, small_data: Path
+) -> None:
+    cfg = small_config.with_overrides(
+        ["dataset.camera.dist=uniform", "dataset.camera.horizontal_mean=2",
+         "dataset.camera.horizontal_stddev=0.1"]
+    )  # fmt: skip
+    state, dataset = _begin(cfg, small_data)
+    from epigraf.training.schedules import schedule_at
+
+    schedule = replace(schedule_at(state.cfg, 0), spoof_probability=0.0)
+    inputs = DatasetSource(state, dataset).fakes(schedule)
+    assert bool(((inputs.angles[:, 0] - 2).abs() <= 0.1).all())
+    assert inputs.angles_cond is not None
+    assert torch.equal(inputs.angles, inputs.angles_cond)

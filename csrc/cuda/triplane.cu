@@ -58,9 +58,9 @@ template <int kBlock, typename T>
 __global__ void __launch_bounds__(kBlockThreads)
     triplane_backward_points_kernel(TriplaneBackward<T> p, Lanes lanes) {
   const int64_t point = lanes.group();
-  const bool inside = point < p.shape.points;  // lanes of other points stay for the warp's sums
+  const bool inside = point < p.shape.points;  // lanes without a point stay for the warp's sums
   for (int64_t b = blockIdx.y; b < p.shape.batch; b += gridDim.y) {
-    const int64_t row = inside ? b * p.shape.points + point : 0;
+    const int64_t row = b * p.shape.points + point;
     const T* planes = p.planes + b * p.shape.batch_stride;
     const int64_t channels = inside ? p.shape.channels : 0;
     T grad_point[3] = {};

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from epigraf import __version__
 from epigraf.cli import configs, data, demo, info, mesh, metrics, sample, train, video
 from epigraf.errors import EpigrafError
+from epigraf.allocator import keep_freed_memory
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _DISK = {
@@ -89,6 +91,26 @@ app = typer.Typer(
     "  epigraf train tiny --data shapes.zip --out runs --minutes 20\n"
     "  epigraf video runs/00000-tiny-shapes --seeds 0-15 --grid 4x4 --out turn.mp4",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"epigraf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_show_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Options of the command as a whole; the help text is the group's."""
+
+
 app.command()(train.train)
 app.command()(sample.sample)
 app.command()(video.video)
@@ -102,4 +124,5 @@ app.command()(configs.configs)
 
 def main() -> None:
     """The entry point of the console script `epigraf`."""
+    keep_freed_memory()
     app(prog_name="epigraf")

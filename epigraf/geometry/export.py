@@ -57,8 +57,8 @@ def save_volume(volume: Volume, path: Path) -> Path:
         with mrcfile.new(temporary, overwrite=True) as file:
             file.set_data(np.ascontiguousarray(volume.values.transpose(2, 1, 0), np.float32))
             file.voxel_size = tuple(float(s) for s in volume.lattice.spacing)
-            origin = file.header.origin
-            origin.x, origin.y, origin.z = volume.lattice.bounds.low
+            if file.header is not None:  # it is there from `new` on
+                file.header.origin = volume.lattice.bounds.low
 
     return _write_atomically(path, write)
 

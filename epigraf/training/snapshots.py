@@ -83,6 +83,14 @@ class Origin:
     folder: Path | None
 
 
+def _config_name(folder: Path) -> str | None:
+    """The name of the configuration that a run folder was made from."""
+    try:
+        return json.loads((folder / OPTIONS_FILE).read_text(encoding="utf-8"))["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def find_origin(resume: str, out: Path, config_name: str, warnings: list[str]) -> Origin | None:
     """The snapshot to continue from.
 
@@ -97,7 +105,7 @@ def find_origin(resume: str, out: Path, config_name: str, warnings: list[str]) -
     """
     if resume == "latest":
         for folder in run_folders(out):
-            if folder.name.split("-", 1)[1].startswith(config_name + "-"):
+            if _config_name(folder) == config_name:
                 for snapshot in valid_snapshots(folder, warnings):
                     return Origin(snapshot, folder)
         return None

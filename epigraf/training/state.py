@@ -133,7 +133,7 @@ def build_state(
         optimiser_g=_adam(generator, cfg.model.generator.optim, pl_interval),
         optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, cfg.training.r1_interval),
         augment=augment.to(device) if augment is not None else None,
-        draws=RandomDraws(seed),
+        draws=RandomDraws(seed, device),
         sampler=InfiniteSampler(num_items, seed),
         path_length_mean=torch.zeros((), device=device),
         counters=Counters(augment_p=cfg.training.augment.p if mode is AugmentMode.FIXED else 0.0),
@@ -180,7 +180,7 @@ def save_state(state: State, path: Path, extra: dict[str, Any] | None = None) ->
     header = {
         "config": state.cfg.to_dict(),
         "counters": asdict(state.counters),
-        "draws": state.draws.get_state(),
+        "draws": {"device": state.device.type, "state": state.draws.get_state()},
         "sampler": dict(state.sampler.state_dict()),
         **(extra or {}),
     }
@@ -212,10 +212,18 @@ def load_state(state: State, snapshot: Snapshot) -> None:
     try:
         state.counters = Counters(**header["counters"])
         state.sampler.load_state_dict(header["sampler"])
-        if isinstance(state.draws, RandomDraws):
-            state.draws.set_state(header["draws"])
+        _load_draws(state, header["draws"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"snapshot {snapshot.path}: cannot continue: {error}") from None
+
+
+def _load_draws(state: State, saved: dict[str, Any]) -> None:
+    """Random numbers go on where they were; on another kind of device a new stream begins."""
+    if saved["device"] == state.device.type and isinstance(state.draws, RandomDraws):
+        state.draws.set_state(saved["state"])
+    else:
+        seed = state.cfg.training.seed + state.counters.images_seen
+        state.draws = RandomDraws(seed, state.device)
 
 
 def check_same_model(cfg: Config, snapshot: Snapshot) -> None:

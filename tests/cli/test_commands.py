@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import imageio.v2 as imageio
 import mrcfile
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from PIL import Image
 from typer.testing import Result
 
 from epigraf.cli import demo as demo_module
+from tests.cli.film import read_frames
 
 Run = Callable[..., Result]
 
@@ -122,7 +122,7 @@ def test_video_grid_with_depth(epigraf: Run, model: Path, tmp_path: Path) -> Non
     words = ("--seeds", "0-1", "--grid", "1x2", "--depth", "--frames", 3, "--path", "circle")
     result = epigraf("video", model, *words, "--out", out)
     assert result.exit_code == 0, result.output
-    frames = list(imageio.get_reader(out))
+    frames = read_frames(out)
     assert [frame.shape for frame in frames] == [(32, 32, 3)] * 3
 
 
@@ -207,17 +207,8 @@ def _train(epigraf: Run, shapes: Path, out: Path, *words: str, kimg: float = 0.0
 
 def test_train_dry_run_leaves_nothing(epigraf: Run, shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    words = (
-        "--data",
-        shapes,
-        "--out",
-        out,
-        "--dry-run",
-        "--desc",
-        "try",
-        "--set",
-        "training.gamma=3",
-    )
+    words = ("--data", shapes, "--out", out, "--dry-run", "--desc", "try")
+    words += ("--set", "training.gamma=3", "--set", "dataset.resolution=16")
     result = epigraf("train", "tiny", *words)
     assert result.exit_code == 0, result.output
     assert "3 (as configured)" in result.output
@@ -232,7 +223,7 @@ def test_train_then_resume(epigraf: Run, shapes: Path, tmp_path: Path) -> None:
     assert options["training"]["seed"] == 5
     again = _train(epigraf, shapes, tmp_path, "--seed", "5", "--resume", "latest", kimg=0.016)
     assert again == folder
-    rows = [json.loads(line) for line in (folder / "stats.jsonl").open()]
+    rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
     assert [row["Progress/images"] for row in rows] == [8, 16]
 
 

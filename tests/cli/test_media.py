@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import imageio.v2 as imageio
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +16,7 @@ from epigraf.cli.media import (
     squarest,
 )
 from epigraf.errors import EpigrafError
+from tests.cli.film import read_frames
 
 
 def flat(value: int, height: int = 2, width: int = 3) -> np.ndarray:
@@ -73,7 +73,7 @@ def test_video_keeps_frames_and_makes_odd_sides_even(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     grey = [40, 120, 200]
     save_video((flat(value, 33, 48) for value in grey), path, fps=10)
-    frames = list(imageio.get_reader(path))
+    frames = read_frames(path)
     assert [frame.shape for frame in frames] == [(34, 48, 3)] * 3
     for value, frame in zip(grey, frames, strict=True):
         assert abs(float(frame[:30].mean()) - value) < 4  # lossy

@@ -10,8 +10,13 @@ import torch
 
 from epigraf.config import Config
 from epigraf.data.images import ImageDataset
+from epigraf.models.backbone import NoiseMode
+from epigraf.models.generator import Generator, View
+from epigraf.rendering.draws import RandomDraws
+from epigraf.training import losses
 from epigraf.training.batches import DatasetSource
 from epigraf.training.passes import Pass
+from epigraf.training.schedules import schedule_at
 from epigraf.training.state import State, build_state, resolve_config
 from epigraf.training.step import Phase, clean_gradients, train_step, update_average
 from tests.parity.case import load_case
@@ -88,6 +93,48 @@ def test_reused_fakes_are_those_of_the_generator_phase(
     assert by_d.patch is not None
     assert torch.equal(by_g.patch.scales, by_d.patch.scales)
     assert not torch.equal(before, state.generator.mapping.w_avg)
+
+
+def test_path_length_gradient_by_finite_differences() -> None:
+    """Second derivatives through decoder, renderer and backbone, in double precision.
+
+    Without an importance pass: its samples move with the weights, but carry no gradient.
+    """
+    generator_values = {
+        "z_dim": 4, "w_dim": 4, "cmax": 4, "num_ray_steps": 3, "num_fine_steps": 0,
+        "tri_plane": {"res": 8, "feat_dim": 2, "mlp": {"hid_dim": 4}},
+    }  # fmt: skip
+    cfg = Config.from_dict(
+        {"dataset": {"resolution": 4}, "model": {"generator": generator_values},
+         "training": {"patch": {"enabled": False}}}
+    )  # fmt: skip
+    torch.manual_seed(0)
+    generator = Generator(cfg).double()
+    z = torch.randn(2, 4, dtype=torch.float64)
+    angles = torch.tensor([[0.1, 1.5, 0.0], [0.3, 1.4, 0.0]], dtype=torch.float64)
+    noise = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+
+    def lengths() -> torch.Tensor:
+        ws = generator.mapping(z)
+        view = View(deterministic=True)
+        mode = NoiseMode.CONST
+        image = generator.synthesis(ws, angles, view, noise_mode=mode, draws=RandomDraws(0)).image
+        return losses.path_lengths(image, ws, noise).sum() * 1e3
+
+    lengths().backward()
+    for name in ("decoder.layers.0.weight", "backbone.b8.conv0.weight", "mapping.fc1.weight"):
+        parameter = generator.get_parameter(name)
+        direction, step = torch.randn_like(parameter), 1e-6
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(direction, alpha=sign * step)
+            values.append(float(lengths()))
+            with torch.no_grad():
+                parameter.sub_(direction, alpha=sign * step)
+        assert parameter.grad is not None
+        expected = (values[0] - values[1]) / (2 * step)
+        assert float((parameter.grad * direction).sum()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_only_the_network_of_a_phase_moves(small_config: Config, small_data: Path) -> None:
@@ -171,8 +218,6 @@ def test_a_prior_gives_cameras_that_the_data_does_not_have(
          "dataset.camera.horizontal_stddev=0.1"]
     )  # fmt: skip
     state, dataset = _begin(cfg, small_data)
-    from epigraf.training.schedules import schedule_at
-
     schedule = replace(schedule_at(state.cfg, 0), spoof_probability=0.0)
     inputs = DatasetSource(state, dataset).fakes(schedule)
     assert bool(((inputs.angles[:, 0] - 2).abs() <= 0.1).all())

@@ -10,11 +10,14 @@
 #define EPIGRAF_HD inline
 #endif
 
-// The channel loops have independent iterations; this tells the vectoriser so.
+// The channel loops have independent iterations, or only add up `sum`; this tells the vectoriser so.
 #if defined(__CUDACC__)
 #define EPIGRAF_SIMD
+#define EPIGRAF_SIMD_SUM
 #elif defined(_OPENMP) || defined(EPIGRAF_OPENMP_SIMD)
 #define EPIGRAF_SIMD _Pragma("omp simd")
+#define EPIGRAF_SIMD_SUM _Pragma("omp simd reduction(+ : sum)")
 #else
 #define EPIGRAF_SIMD
+#define EPIGRAF_SIMD_SUM
 #endif

@@ -77,7 +77,7 @@ EPIGRAF_HD T finite_or_nan(const PlaneTaps<T>& taps) {
 
 // A block of neighbouring channels, read as block[c]. On a GPU it is read here, in one instruction: there
 // blocks are aligned to their size (the launcher chooses kBlock so that they are).
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) || defined(EPIGRAF_EMULATE_CUDA)
 template <int kBlock, typename T>
 struct alignas(kBlock * sizeof(T)) ChannelBlock {
   T channels[kBlock];
@@ -143,10 +143,12 @@ EPIGRAF_HD void plane_read_vjp_plane(T* grad_plane, const PlaneTaps<T>& taps, co
   }
 }
 
+// <grad, tap> over kBlock channels.
 template <int kBlock, typename T>
 EPIGRAF_HD T channel_dot(const T* tap, const T* grad) {
   const auto block = channel_block<kBlock>(tap);
   T sum = 0;
+  EPIGRAF_SIMD_SUM
   for (int c = 0; c < kBlock; ++c) sum += grad[c] * block[c];
   return sum;
 }

@@ -65,7 +65,8 @@ def check(case: Case, report: Report) -> None:
     for phase, info in case.info["phases"].items():
         draws = case.draws(*info["draw_range"])
         state = build(case, draws)
-        schedule = _schedule(case, report, state, phase, info)
+        schedule = schedule_at(state.cfg, case.info["cur_nimg"])
+        compare_schedule(report, phase, schedule, info)
         inputs = read_inputs(case.prefix("in/"), state.cfg)
         passes = run_phase(state, phase, inputs, schedule, info.get("gain", 1))
         draws.finish()
@@ -90,12 +91,15 @@ def build(case: Case, draws: ReplayDraws) -> State:
 
 
 def config_of(case: Case) -> Config:
-    """The case's configuration with its batch and its gamma."""
-    cfg = case.config()
-    z = next(v for k, v in case.tensors.items() if k.endswith(("in/z", "in.z")))
-    return cfg.with_overrides(
+    """The case's configuration with its batch, its gamma, its labels."""
+    inputs = {k: v for k, v in case.tensors.items() if k.endswith(("in/z", "in.z", "gen_c"))}
+    z = next(v for k, v in inputs.items() if k.endswith("z"))
+    labels = next(v for k, v in inputs.items() if k.endswith("gen_c"))
+    return case.config().with_overrides(
         [
             f"model.generator.z_dim={z.shape[1]}",
+            f"dataset.c_dim={labels.shape[1]}",
+            f"training.use_labels={'true' if labels.shape[1] else 'false'}",
             f"training.batch_size={len(z)}",
             "training.batch_gpu=null",
             f"training.gamma={case.info['r1_gamma']}",
@@ -110,15 +114,17 @@ def read_inputs(tensors: dict[str, Tensor], cfg: Config) -> Inputs:
     return Inputs(fakes, Batch(tensors["real_img"], tensors["real_c"], tensors["real_angles"]))
 
 
-def _schedule(
-    case: Case, report: Report, state: State, phase: str, info: dict[str, Any]
-) -> Schedule:
-    schedule = schedule_at(state.cfg, case.info["cur_nimg"])
-    report.scalar(f"{phase}/patch_beta", schedule.patch_beta, info["patch_beta"])
-    report.scalar(f"{phase}/patch_min_scale", schedule.patch_min_scale, info["patch_min_scale"])
-    report.scalar(f"{phase}/nerf_noise_std", schedule.density_noise_std, info["nerf_noise_std"])
-    report.scalar(f"{phase}/blur_sigma", schedule.blur_sigma, info["blur_sigma"])
-    return schedule
+def compare_schedule(report: Report, title: str, schedule: Schedule, info: dict[str, Any]) -> None:
+    """Scheduled values, as far as they were recorded."""
+    ours = {
+        "patch_beta": schedule.patch_beta,
+        "patch_min_scale": schedule.patch_min_scale,
+        "nerf_noise_std": schedule.density_noise_std,
+        "blur_sigma": schedule.blur_sigma,
+    }
+    for name, value in ours.items():
+        if info.get(name) is not None:
+            report.scalar(f"{title}/{name}", value, info[name])
 
 
 def run_phase(
@@ -152,7 +158,11 @@ def compare_passes(case: Case, report: Report, phase: str, passes: list[Pass]) -
             number, part = name.removeprefix("run_D").split(".")
             _compare_judged(report, full, judged[int(number)], part, expected)
         elif name.startswith("stat."):
-            value = numbers[name.removeprefix("stat.")].reshape(expected.shape)
+            reported = numbers.get(name.removeprefix("stat."))
+            if reported is None:
+                report.failure(full, "not reported")
+                continue
+            value = reported.reshape(expected.shape)
             tolerance = {
                 "rtol": GRADIENT_RTOL,
                 "atol": LOGIT_ATOL if "/scores/" in name else 1e-6,

@@ -22,6 +22,7 @@ from tests.parity.kinds.losses import (
     build,
     compare_gradients,
     compare_passes,
+    compare_schedule,
     read_inputs,
 )
 
@@ -108,10 +109,7 @@ class Iteration:
         info, full = self.info[name], f"it{self.number}.{name}"
         counters = self.state.counters
         schedule = schedule_at(self.state.cfg, counters.images_seen, first_step=counters.step == 0)
-        self.report.scalar(f"{full}/patch_beta", schedule.patch_beta, info["patch_beta"])
-        self.report.scalar(
-            f"{full}/nerf_noise_std", schedule.density_noise_std, info["nerf_noise_std"]
-        )
+        compare_schedule(self.report, full, schedule, info)
         compare_passes(self.case, self.report, full, passes)
         selected = self.case.prefix(f"{full}/grad.")
         rtol = GRADIENT_RTOL if self.number == 0 else _LATER_RTOL

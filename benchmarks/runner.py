@@ -1,0 +1,118 @@
+"""Times functions and writes a JSON file with machine, versions, commit and date."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import epigraf
+from epigraf.ops import backend_line
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: `case` of `op` in one implementation, in milliseconds of wall time."""
+
+    op: str
+    case: str
+    implementation: str
+    median_ms: float
+    best_ms: float
+    repeats: int
+
+
+def measure(
+    op: str, case: str, implementation: str, function: Callable[[], object], seconds: float = 1.0
+) -> Row:
+    """Calls `function` once to warm up, then for about `seconds` (at least 3 times)."""
+    times: list[float] = []
+    function()
+    while len(times) < 3 or sum(times) < seconds:
+        start = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    row = Row(
+        op, case, implementation, statistics.median(times) * 1e3, min(times) * 1e3, len(times)
+    )
+    print(f"{op:10} {case:44} {implementation:12} {row.median_ms:9.2f} ms (best {row.best_ms:.2f})")
+    return row
+
+
+def command_line(description: str) -> argparse.Namespace:
+    """--threads, --device and --out, with torch set up accordingly."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    return arguments
+
+
+def write_results(op: str, rows: list[Row], arguments: argparse.Namespace) -> Path:
+    """Writes <out>/<machine>_<date>_<commit>_<op>.json and returns its path."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    facts = {
+        "op": op,
+        "date": now.isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": machine(arguments.device),
+        "load_average": os.getloadavg()[0],
+        "threads": arguments.threads,
+        "backend": backend_line(arguments.device),
+        "versions": {
+            "epigraf": epigraf.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "rows": [asdict(row) for row in rows],
+    }
+    name = "".join(c if c.isalnum() else "-" for c in facts["machine"]).strip("-")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"{name}_{now:%Y-%m-%d}_{facts['commit']}_{op}.json"
+    path.write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"wrote {path}")
+    return path
+
+
+def machine(device: str) -> str:
+    """The GPU's name, or the CPU's name and the number of its cores."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    name = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    return f"{name} x{os.cpu_count()}"
+
+
+def _commit() -> str:
+    """The short commit, with a + for a changed tree; "unknown" outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        short = subprocess.check_output(
+            ["git", "describe", "--always", "--dirty=+"],
+            cwd=folder,
+            text=True,
+            stderr=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return short.strip()

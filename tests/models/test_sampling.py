@@ -1,0 +1,150 @@
+"""Seeds to pictures, on a very small model of three classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from epigraf.config import Config
+from epigraf.models.backbone import NoiseMode
+from epigraf.models.generator import Generator, View
+from epigraf.models.sampling import (
+    Truncation,
+    interpolate_styles,
+    labels_for,
+    object_field,
+    render_views,
+    styles_from_seeds,
+    to_bytes,
+)
+from epigraf.rendering.draws import RandomDraws
+from epigraf.rendering.trajectories import circle, front_circle
+
+CLASSES = 3
+
+
+def small(c_dim: int = CLASSES) -> Generator:
+    torch.manual_seed(0)
+    values = {
+        "dataset": {"resolution": 8, "c_dim": c_dim, "white_back": True},
+        "model": {
+            "generator": {
+                "z_dim": 8,
+                "w_dim": 12,
+                "map_lr_multiplier": 1.0,
+                "cmax": 8,
+                "num_ray_steps": 4,
+                "tri_plane": {"res": 8, "feat_dim": 4, "mlp": {"hid_dim": 8}},
+            }
+        },
+        "training": {"use_labels": c_dim > 0, "patch": {"enabled": False}},
+    }
+    generator = Generator(Config.from_dict(values)).eval().requires_grad_(False)
+    generator.mapping.w_avg.copy_(torch.linspace(-1, 1, 12))
+    return generator
+
+
+def latent(seed: int) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, 8)).float()
+
+
+def test_styles_without_truncation_are_the_mapping_of_the_seed() -> None:
+    generator = small()
+    ws = styles_from_seeds(generator, [5, 9])
+    for row, seed in zip(ws, (5, 9), strict=True):
+        index = np.random.RandomState(seed).choice(CLASSES)
+        label = torch.eye(CLASSES)[index][None]
+        assert torch.allclose(row[None], generator.mapping(latent(seed), label), atol=1e-6)
+
+
+def test_truncation_pulls_towards_the_mean_of_the_class() -> None:
+    generator = small()
+    label = torch.eye(CLASSES)[2]
+    z = torch.cat([latent(seed) for seed in range(256)])
+    mean = generator.mapping(z, label.expand(256, -1)).mean(dim=0)
+    full = styles_from_seeds(generator, [1, 4], class_index=2)
+    for psi in (0.0, 0.7, -1.0):
+        ws = styles_from_seeds(generator, [1, 4], Truncation(psi), class_index=2)
+        assert torch.allclose(ws, mean + psi * (full - mean), atol=1e-5)
+    cut = styles_from_seeds(generator, [1, 4], Truncation(0.0, cutoff=2), class_index=2)
+    assert torch.allclose(cut[:, :2], mean[:2].expand(2, -1, -1), atol=1e-5)
+    assert torch.equal(cut[:, 2:], full[:, 2:])
+
+
+def test_truncation_without_classes_pulls_towards_w_avg() -> None:
+    generator = small(c_dim=0)
+    full = styles_from_seeds(generator, [3])
+    ws = styles_from_seeds(generator, [3], Truncation(0.25))
+    average = torch.linspace(-1, 1, 12)
+    assert torch.allclose(ws, average + 0.25 * (full - average), atol=1e-6)
+
+
+def test_classes_that_are_not_there() -> None:
+    assert labels_for(small(), [7, 8], 1).tolist() == [[0, 1, 0], [0, 1, 0]]
+    with pytest.raises(ValueError, match=r"class must be in \[0, 3\)"):
+        labels_for(small(), [0], 3)
+    with pytest.raises(ValueError, match="no classes"):
+        labels_for(small(c_dim=0), [0], 0)
+
+
+def test_interpolation_is_a_loop_through_the_styles() -> None:
+    ws = torch.tensor([0.0, 1.0, 4.0]).reshape(3, 1, 1)
+    frames = interpolate_styles(ws, 4).flatten()
+    ease = [0.0, 5 / 32, 1 / 2, 27 / 32]  # 3 x^2 - 2 x^3 at 0, 1/4, 1/2, 3/4
+    expected = [a + e * (b - a) for a, b in ((0, 1), (1, 4), (4, 0)) for e in ease]
+    assert frames.tolist() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        interpolate_styles(ws, 0)
+
+
+def test_views_of_one_object_are_those_of_the_generator() -> None:
+    generator = small()
+    ws = styles_from_seeds(generator, [0])
+    cameras = front_circle(12.0, 3)
+    views = list(render_views(generator, ws, cameras, resolution=6))
+    assert len(views) == 3
+    for i, view in enumerate(views):
+        expected = generator.synthesis(
+            ws,
+            cameras.angles[i : i + 1].float(),
+            View(fov=float(cameras.fov[i]), resolution=6, deterministic=True),
+            noise_mode=NoiseMode.CONST,
+            draws=RandomDraws(99),
+        )
+        assert view.image.shape == (1, 3, 6, 6)
+        assert torch.allclose(view.image, expected.image, atol=1e-5)
+        assert torch.allclose(view.depth, expected.depth, atol=1e-5)
+
+
+def test_a_style_for_each_camera() -> None:
+    generator = small()
+    ws = styles_from_seeds(generator, [0, 1])
+    cameras = circle(12.0, 2)
+    both = [view.image for view in render_views(generator, ws, cameras)]
+    for i in range(2):
+        alone = list(render_views(generator, ws[i : i + 1], cameras))[i].image
+        assert torch.equal(both[i], alone)
+    with pytest.raises(ValueError, match="1 or 3 styles, got 2"):
+        list(render_views(generator, ws, circle(12.0, 3)))
+
+
+def test_the_field_of_an_object_is_what_is_rendered() -> None:
+    generator = small()
+    ws = styles_from_seeds(generator, [0])
+    points = torch.rand(1, 5, 3) * 0.2 - 0.1
+    field = object_field(generator, ws)
+    planes = generator.planes(ws, NoiseMode.CONST)
+    expected = generator.field(planes).density_raw(points)
+    assert torch.equal(field.density_raw(points), expected)
+
+
+def test_bytes_worked_examples() -> None:
+    values = [-2.0, -1.0, -0.5, 0.0, 1.0, 9.0]
+    image = torch.tensor(values).reshape(1, 1, 1, 6).expand(1, 3, 1, 6)
+    expected = [min(max(math.floor(v * 127.5 + 128), 0), 255) for v in values]
+    assert expected == [0, 0, 64, 128, 255, 255]
+    assert to_bytes(image)[0, 0, :, 1].tolist() == expected

@@ -18,7 +18,10 @@ MAX_SEEDS = 100_000
 
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A run folder (its newest snapshot) or a snapshot file."),
+    typer.Argument(
+        metavar="MODEL",
+        help="A run folder (its newest snapshot), a snapshot file or a shipped model.",
+    ),
 ]
 Seeds = Annotated[
     str, typer.Option("--seeds", help="Which objects: a list of seeds and ranges, like 0-3,7.")

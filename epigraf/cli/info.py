@@ -19,7 +19,8 @@ PACKAGES = ("torch", "numpy", "pydantic", "safetensors", "Pillow", "PyMCubes", "
 
 def info(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="A run folder or a snapshot file.")
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="A run folder, a snapshot file or a shipped model."),
     ] = None,
 ) -> None:
     """Say which backend runs and which versions are installed; with MODEL, what the model is.
@@ -44,6 +45,7 @@ def machine_facts() -> dict[str, str]:
     import torch
 
     from epigraf import __version__
+    from epigraf.models.loading import shipped_models
     from epigraf.ops import backend_line
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
@@ -51,6 +53,7 @@ def machine_facts() -> dict[str, str]:
         "epigraf": __version__,
         "backend": backend_line(),
         "python": f"{platform.python_version()} on {platform.platform(terse=True)}",
+        "models": ", ".join(shipped_models()) or "none shipped",
         "processors": f"{os.cpu_count()} ({torch.get_num_threads()} threads in use)",
         "CUDA device": device,
         "packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),

@@ -6,8 +6,11 @@ N pictures, T frames, H W pixels; arrays are uint8 [.., H, W, 3].
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -62,26 +65,55 @@ def save_picture(picture: np.ndarray, path: Path) -> None:
 
 
 def save_video(frames: Iterable[np.ndarray], path: Path, fps: int) -> None:
-    """Write frames [H, W, 3] as H.264 (yuv420p: plays in every browser) through imageio-ffmpeg.
+    """Write frames [H, W, 3] of one size as H.264 (yuv420p: plays in every browser).
 
-    Odd sides gain one white row or column, which yuv420p needs.
+    Frames are encoded as they come. Odd sides gain a white row or column, which yuv420p needs. The
+    encoder is the ffmpeg of the package imageio-ffmpeg.
+
+    Raises:
+        EpigrafError: no frame, or what ffmpeg says when it fails (no space left, ...).
     """
-    import imageio.v2 as imageio
+    padded = map(_even, frames)
+    first = next(padded, None)
+    if first is None:
+        raise EpigrafError(f"video {path}: there is no frame to write")
+    with atomic(path) as temporary, tempfile.TemporaryFile() as log:
+        command = _ffmpeg_command(first.shape, temporary, fps)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as ffmpeg:
+            _feed(ffmpeg, chain([first], padded))
+        if ffmpeg.returncode != 0:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            reason = lines[0] if lines else f"exit code {ffmpeg.returncode}"
+            raise EpigrafError(f"video {path}: ffmpeg failed: {reason}")
 
-    with atomic(path) as temporary:
-        writer = imageio.get_writer(
-            temporary,
-            format="FFMPEG",  # pyright: ignore[reportArgumentType]
-            mode="I",
-            fps=fps,
-            codec="libx264",
-            pixelformat="yuv420p",
-            macro_block_size=1,
-            output_params=["-crf", "17", "-movflags", "+faststart"],
-        )
-        with writer:
-            for frame in frames:
-                writer.append_data(_even(frame))
+
+def _ffmpeg_command(shape: tuple[int, ...], path: Path, fps: int) -> list[str]:
+    """Raw RGB frames of `shape` [H, W, 3] on stdin, H.264 at high quality into `path`."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    height, width, _ = shape
+    source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i -"
+    target = "-an -c:v libx264 -pix_fmt yuv420p -crf 17 -movflags +faststart"
+    return [get_ffmpeg_exe(), "-v", "error", "-y", *source.split(), *target.split(), str(path)]
+
+
+def _feed(process: subprocess.Popen[bytes], frames: Iterable[np.ndarray]) -> None:
+    """Write all frames to the process and close its input; when it ends early, so do we."""
+    pipe = process.stdin
+    if pipe is None:
+        raise ValueError("save_video: the encoder has no input")
+    try:
+        for frame in frames:
+            pipe.write(frame.tobytes())
+    except BrokenPipeError:
+        pass  # the process says why in its exit code and log
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        with suppress(BrokenPipeError):
+            pipe.close()
 
 
 def save_animation(frames: Sequence[np.ndarray], path: Path, fps: int) -> None:

@@ -74,6 +74,13 @@ class Lattice:
         low, high = np.array(self.bounds.low), np.array(self.bounds.high)
         return (high - low) / (self.resolution - 1)
 
+    def distance(self) -> np.ndarray:
+        """Distance of every point to the world's origin [R, R, R] float32."""
+        steps = np.arange(self.resolution)
+        axes = [low + s * steps for low, s in zip(self.bounds.low, self.spacing, strict=True)]
+        x, y, z = ((axis**2).astype(np.float32) for axis in axes)
+        return np.sqrt(x[:, None, None] + y[:, None] + z)
+
     def points(self, start: int, stop: int) -> Tensor:
         """Points [stop - start, 3] float64 of the flat indices start..stop-1."""
         flat = torch.arange(start, stop)

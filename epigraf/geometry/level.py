@@ -58,12 +58,21 @@ def automatic_level(volume: Volume, cfg: Config) -> float:
             segment at least 90 % transparent.
     """
     generator, segment = cfg.model.generator, segment_length(cfg)
-    peak = float(activate(float(volume.values.max()), generator))
+    largest = _largest_inside(volume, cfg.dataset.object_radius)
+    peak = float(activate(largest, generator))
     opacity = -math.expm1(-peak * segment)
     if opacity < EMPTY_OPACITY:
         raise EpigrafError(
-            f"mesh: the volume is empty: its largest raw density {volume.values.max():g} gives an "
+            f"mesh: the volume is empty: its largest raw density {largest:g} gives an "
             f"opacity of {opacity:.3f} across the scene; try another seed or a later snapshot"
         )
     sigma = math.log(2) * LENGTHS_PER_SEGMENT / segment
     return raw_density(min(sigma, peak / 2), generator)
+
+
+def _largest_inside(volume: Volume, radius: float | None) -> float:
+    """The largest value, outside the object ball (where rays never go) left aside."""
+    if radius is None:
+        return float(volume.values.max())
+    inside = volume.lattice.distance() <= radius
+    return float(volume.values[inside].max()) if inside.any() else float(volume.values.min())

@@ -57,7 +57,7 @@ def extract_surface(
     spacing, low = volume.lattice.spacing, np.array(volume.lattice.bounds.low)
     values = volume.values
     if clip_radius is not None:
-        values = _clip_to_ball(values, low, spacing, level, clip_radius)
+        values = _clip_to_ball(volume, level, clip_radius)
     _check_level(values, level)
     values = _off_level(values, level)
     if close:
@@ -147,19 +147,16 @@ def _check_level(values: np.ndarray, level: float) -> None:
         )
 
 
-def _clip_to_ball(
-    values: np.ndarray, low: np.ndarray, spacing: np.ndarray, level: float, radius: float
-) -> np.ndarray:
+def _clip_to_ball(volume: Volume, level: float, radius: float) -> np.ndarray:
     """Lower the values near and outside the ball so that they cross the level on its sphere.
 
     The slope is one voxel from the level to the largest value: surfaces further inside keep their
     place.
     """
-    axes = [low[a] + spacing[a] * np.arange(values.shape[a]) for a in range(3)]
-    squares = [(axis**2).astype(np.float32) for axis in axes]
-    distance = np.sqrt(squares[0][:, None, None] + squares[1][:, None] + squares[2])
-    slope = max(float(values.max()) - level, 1e-6 * abs(level), 1e-6) / float(spacing.max())
-    return np.minimum(values, (level + slope * (radius - distance)).astype(np.float32))
+    rise = max(float(volume.values.max()) - level, 1e-6 * abs(level), 1e-6)
+    slope = rise / float(volume.lattice.spacing.max())
+    ball = level + slope * (radius - volume.lattice.distance())
+    return np.minimum(volume.values, ball.astype(np.float32))
 
 
 def _off_level(values: np.ndarray, level: float) -> np.ndarray:

@@ -101,8 +101,8 @@ class TorchScriptFeatures:
         try:
             self._network = torch.jit.load(str(path), map_location=self.device).eval()
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"features: {path} is not a TorchScript file: {reason}") from None
+            message = f"features: {path} is not a TorchScript file: {_reason(error)}"
+            raise DataError(message) from None
         names = {argument.name for argument in self._network.forward.schema.arguments}
         self._wants_flag = "return_features" in names
         self._dtype = torch.uint8
@@ -116,9 +116,9 @@ class TorchScriptFeatures:
     def _features(self, images: Tensor) -> Tensor:
         try:
             features = self._forward(images.to(self.device, self._dtype))
-        except RuntimeError:
+        except RuntimeError as error:
             if self._dtype is torch.float32:
-                raise
+                raise DataError(f"features: {self._path} fails: {_reason(error)}") from None
             self._dtype = torch.float32
             return self._features(images)
         if not isinstance(features, Tensor) or features.shape[:1] != images.shape[:1]:
@@ -129,6 +129,11 @@ class TorchScriptFeatures:
         if self._wants_flag:
             return self._network(images, return_features=True)
         return self._network(images)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of a TorchScript error, which says what happened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def load_features(name_or_path: str) -> FeatureExtractor:

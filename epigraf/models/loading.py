@@ -182,15 +182,25 @@ def valid_snapshots(folder: Path, warnings: list[str] | None = None) -> Iterator
                 warnings.append(f"skipped {error}")
 
 
+def shipped_models() -> dict[str, Path]:
+    """Name -> file of the models that come with the package."""
+    folder = Path(__file__).resolve().parent.parent / "shipped"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
 def find_snapshot(path: str | Path) -> Snapshot:
-    """The snapshot that a path means: a file, or a run folder's newest readable one.
+    """The snapshot that a path means: a file, a run folder's newest readable one, a shipped model.
 
     Raises:
         CheckpointError: nothing there that can be read; says what is.
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"model {path}: no such file or folder")
+        shipped = shipped_models()
+        if str(path) in shipped:
+            return read_snapshot(shipped[str(path)])
+        names = ", ".join(shipped) or "none"
+        raise CheckpointError(f"model {path}: no such file or folder (shipped models: {names})")
     if path.is_file():
         return read_snapshot(path)
     warnings: list[str] = []
@@ -215,7 +225,8 @@ class LoadedModel:
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """Load the generator of a run folder (its newest readable snapshot) or of a snapshot file.
+    """Load the generator of a run folder (its newest readable snapshot), a snapshot file, or a
+    model that comes with the package, by name.
 
     Raises:
         CheckpointError: missing, truncated, damaged, foreign, or of another architecture.
@@ -226,6 +237,26 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
     load_weights(generator, snapshot, "G_ema")
     generator.to(device).eval().requires_grad_(False)
     return LoadedModel(generator, cfg, snapshot.images_seen / 1000, snapshot.path)
+
+
+def export_model(model: str | Path, out: Path) -> Path:
+    """Write the averaged generator alone: a fraction of a training snapshot, to share and to ship.
+
+    Counters and configuration stay, without the path of the training data.
+
+    Args:
+        model: as for `load`.
+        out: the `.safetensors` file to write, atomically.
+    Raises:
+        CheckpointError: as for `load`. OSError: it cannot be written.
+    """
+    snapshot = find_snapshot(model)
+    header = {
+        "config": snapshot.config.with_overrides(["dataset.path=null"]).to_dict(),
+        "counters": {"images_seen": snapshot.images_seen},
+    }
+    write_snapshot(out, header, {"G_ema": snapshot.tensors("G_ema")})
+    return out
 
 
 def load_weights(network: torch.nn.Module, snapshot: Snapshot, group: str) -> None:

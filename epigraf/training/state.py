@@ -180,7 +180,8 @@ def save_state(state: State, path: Path, extra: dict[str, Any] | None = None) ->
     header = {
         "config": state.cfg.to_dict(),
         "counters": asdict(state.counters),
-        "draws": {"device": state.device.type, "state": state.draws.get_state()},
+        "draws": state.draws.get_state(),
+        "draws_device": state.device.type,
         "sampler": dict(state.sampler.state_dict()),
         **(extra or {}),
     }
@@ -212,15 +213,15 @@ def load_state(state: State, snapshot: Snapshot) -> None:
     try:
         state.counters = Counters(**header["counters"])
         state.sampler.load_state_dict(header["sampler"])
-        _load_draws(state, header["draws"])
+        _load_draws(state, header["draws"], header.get("draws_device", "cpu"))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"snapshot {snapshot.path}: cannot continue: {error}") from None
 
 
-def _load_draws(state: State, saved: dict[str, Any]) -> None:
+def _load_draws(state: State, saved: dict[str, Any], device: str) -> None:
     """Random numbers go on where they were; on another kind of device a new stream begins."""
-    if saved["device"] == state.device.type and isinstance(state.draws, RandomDraws):
-        state.draws.set_state(saved["state"])
+    if device == state.device.type and isinstance(state.draws, RandomDraws):
+        state.draws.set_state(saved)
     else:
         seed = state.cfg.training.seed + state.counters.images_seen
         state.draws = RandomDraws(seed, state.device)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,22 @@ def test_video_keeps_frames_and_makes_odd_sides_even(tmp_path: Path) -> None:
     assert [frame.shape for frame in frames] == [(34, 48, 3)] * 3
     for value, frame in zip(grey, frames, strict=True):
         assert abs(float(frame[:30].mean()) - value) < 4  # lossy
+
+
+def test_video_that_cannot_be_encoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with pytest.raises(EpigrafError, match="no frame"):
+        save_video([], path, fps=10)
+    with pytest.raises(EpigrafError, match="ffmpeg failed: "):
+        save_video([flat(0, 8, 8)], path, fps=0)
+
+    def interrupted() -> Iterator[np.ndarray]:
+        yield flat(0, 8, 8)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_video(interrupted(), path, fps=10)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_animation(tmp_path: Path) -> None:

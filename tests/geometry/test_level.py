@@ -70,6 +70,12 @@ def test_a_translucent_volume_gets_half_its_peak() -> None:
     assert float(activate(level, cfg.model.generator)) == pytest.approx(5.0, rel=1e-3)
 
 
+def test_densities_outside_the_object_ball_do_not_count() -> None:
+    volume = _volume(10.0)
+    volume.values[0, 0, 0] = 1000.0  # a corner, outside the ball
+    assert automatic_level(volume, _config(0.26)) == automatic_level(_volume(10.0), _config(0.26))
+
+
 def test_an_empty_volume_is_a_users_error() -> None:
     with pytest.raises(EpigrafError, match="the volume is empty: its largest raw density -5"):
         automatic_level(_volume(-5.0), _config(0.26))

@@ -108,6 +108,11 @@ class _FloatMean(torch.nn.Module):
         return mean if return_features else mean.sum(dim=1)
 
 
+class _Picky(torch.nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().reshape(-1, 7)
+
+
 class _Scalar(torch.nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.float().mean()
@@ -134,6 +139,9 @@ def test_networks_that_cannot_serve_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("not a network")
     with pytest.raises(DataError, match=r"text.pt is not a TorchScript file"):
         TorchScriptFeatures(tmp_path / "text.pt")
+    picky = TorchScriptFeatures(_script(_Picky(), tmp_path / "picky.pt"))
+    with pytest.raises(DataError, match=r"picky.pt fails: .*invalid for input of size"):
+        picky(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
     scalar = TorchScriptFeatures(_script(_Scalar(), tmp_path / "scalar.pt"))
     with pytest.raises(DataError, match=r"must map \[N, 3, H, W\] to \[N, D\]"):
         scalar(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))

@@ -42,9 +42,7 @@ class Case:
         """The case's configuration as ours."""
         labels = [v for k, v in self.tensors.items() if k == "in/c" or k.endswith("/in.c")]
         c_dim = labels[0].shape[1] if labels else None
-        return config_from_official(
-            self.info["config"], z_dim=self.info.get("z_dim"), c_dim=c_dim
-        )
+        return config_from_official(self.info["config"], z_dim=self.info.get("z_dim"), c_dim=c_dim)
 
     def required(self) -> set[str]:
         """Every tensor that a runner must recompute."""

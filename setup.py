@@ -68,12 +68,12 @@ def run(arguments: list[str]) -> None:
     if subprocess.run(arguments).returncode:
         raise SystemExit(
             "epigraf: the native core did not compile (see above). "
-            "EPIGRAF_CUDA=off leaves out CUDA, EPIGRAF_NATIVE=off installs the pure-torch reference."
+            "EPIGRAF_CUDA=off leaves out CUDA, EPIGRAF_NATIVE=off installs the pure-torch path."
         )
 
 
 def compile_native(build: Path, target: Path) -> None:
-    """Configures from scratch (the cache of an earlier pip names tools that are gone) and builds."""
+    """Configures from scratch (an earlier pip's cache names tools that are gone) and builds."""
     if choice("EPIGRAF_NATIVE") == "off":
         raise NativeNotBuilt("EPIGRAF_NATIVE=off")
     build.mkdir(parents=True, exist_ok=True)

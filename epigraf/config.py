@@ -201,6 +201,12 @@ class DiscriminatorConfig(_Section):
     camera_cond_raw: bool = False
     hyper_mod: bool = True
     optim: OptimConfig = OptimConfig(lr=0.002)
+    # Ours, for short runs; the defaults are the official network.
+    map_lr_multiplier: float = Field(0.01, gt=0)
+    patch_multiplier: float = Field(1000.0, gt=1)  # the highest frequency of the patch embedding
+    patch_const_dim: int = Field(256, ge=0)  # its table of round(multiplier * x); 0 = none
+    normalize_cond: bool = False  # label, patch and camera weigh the same
+    hyper_mod_cond: bool = False  # label and camera modulate as well, not the patch alone
 
 
 class LossConfig(_Section):

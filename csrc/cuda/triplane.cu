@@ -1,7 +1,8 @@
 // Tri-plane look-up on a GPU (docs/math/triplane.md). A group of lanes of one warp shares a point
 // (or a run of points) and each lane takes kBlock neighbouring channels, so that the group reads
 // the line of memory that a tap's channels are. Where everything is aligned a block is 16 bytes,
-// else one channel.
+// else one channel. grad_planes is summed by atomics, in whatever order the points come: two runs
+// agree but for rounding. Everything else is bit-equal from run to run.
 #include "epigraf/triplane.h"
 
 #include "device.cuh"
@@ -9,6 +10,7 @@
 namespace epigraf {
 namespace {
 
+constexpr int kGridHeight = 1024;  // batch elements beyond it wait for a block to be done
 constexpr int kRun = 8;  // consecutive points whose plane gradients one group of lanes gathers
 
 // The lanes that share a point: a power of two, so that groups do not straddle warps.
@@ -22,20 +24,14 @@ struct Lanes {
   __device__ int64_t lane() const { return threadIdx.x & (count() - 1); }
 };
 
-// kBlock channels as one aligned value, which nvcc moves in one instruction.
 template <int kBlock, typename T>
-struct alignas(kBlock * sizeof(T)) Block {
-  T channels[kBlock];
-};
-
-template <int kBlock, typename T>
-__device__ Block<kBlock, T> load(const T* first) {
-  return *reinterpret_cast<const Block<kBlock, T>*>(first);
+__device__ ChannelBlock<kBlock, T> load(const T* first) {
+  return *reinterpret_cast<const ChannelBlock<kBlock, T>*>(first);
 }
 
 template <int kBlock, typename T>
-__device__ void store(T* first, const Block<kBlock, T>& block) {
-  *reinterpret_cast<Block<kBlock, T>*>(first) = block;
+__device__ void store(T* first, const ChannelBlock<kBlock, T>& block) {
+  *reinterpret_cast<ChannelBlock<kBlock, T>*>(first) = block;
 }
 
 template <int kBlock, typename T>
@@ -47,7 +43,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     const int64_t row = b * p.shape.points + point;
     const T* planes = p.planes + b * p.shape.batch_stride;
     for (int64_t c = lanes.lane() * kBlock; c < p.shape.channels; c += lanes.count() * kBlock) {
-      Block<kBlock, T> features;
+      ChannelBlock<kBlock, T> features;
       triplane_point<kBlock>(planes + c, p.points + row * 3, p.shape, features.channels);
       store(p.features + row * p.shape.channels + c, features);
     }
@@ -180,7 +176,7 @@ Lanes lanes_for(int64_t channels, int block) {
 }
 
 dim3 grid_for(const TriplaneShape& shape, int64_t groups, Lanes lanes, int planes, const char* op) {
-  const int64_t batch = shape.batch < 65535 ? shape.batch : 65535;
+  const int64_t batch = shape.batch < kGridHeight ? shape.batch : kGridHeight;
   return dim3(blocks_for(groups * lanes.count(), op), unsigned(batch), unsigned(planes));
 }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -123,7 +125,13 @@ app.command()(info.info)
 app.command()(configs.configs)
 
 
+def _terminated(number: int, _: FrameType | None) -> None:
+    """Leave as after an error, so that half-written files are removed."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """The entry point of the console script `epigraf`."""
     keep_freed_memory()
+    signal.signal(signal.SIGTERM, _terminated)
     app(prog_name="epigraf")

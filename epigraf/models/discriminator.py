@@ -11,15 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from epigraf.config import Config
-from epigraf.models.layers import CONV_CLAMP, Activation, Conv2d, FullyConnected, ScalarEncoder
+from epigraf.models.layers import (
+    CONV_CLAMP,
+    Activation,
+    Conv2d,
+    FullyConnected,
+    ScalarEncoder,
+    normalize_2nd_moment,
+)
 from epigraf.models.mapping import CameraEmbedding, MappingNetwork
 from epigraf.models.resample import Resample
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams
 
 HYPER_MOD_DIM = 512
-PATCH_MULTIPLIER = 1000.0
-PATCH_EMBEDDING_DIM = 256
 
 
 class HyperConv2d(Conv2d):
@@ -157,13 +162,19 @@ class Discriminator(nn.Module):
         d, patch = cfg.model.discriminator, cfg.training.patch
         self.img_resolution = cfg.train_resolution
         self.c_dim = cfg.c_dim
+        self.normalize_cond, self.hyper_mod_cond = d.normalize_cond, d.hyper_mod_cond
         self.scalar_enc: ScalarEncoder | None = None
         self.hyper_mod_mapping: MappingNetwork | None = None
         if d.hyper_mod and patch.enabled and patch.patch_params_cond:
-            self.scalar_enc = ScalarEncoder(3, PATCH_MULTIPLIER, PATCH_EMBEDDING_DIM)
-            self.hyper_mod_mapping = MappingNetwork(0, self.scalar_enc.dim, HYPER_MOD_DIM)
+            self.scalar_enc = ScalarEncoder(3, d.patch_multiplier, d.patch_const_dim)
+            if d.hyper_mod_cond:
+                self.hyper_mod_mapping = self._make_mapping(cfg, HYPER_MOD_DIM)
+            else:
+                self.hyper_mod_mapping = MappingNetwork(
+                    0, self.scalar_enc.dim, HYPER_MOD_DIM, lr_multiplier=d.map_lr_multiplier
+                )
         channels = self._add_blocks(cfg)
-        self.head_mapping = self._make_head_mapping(cfg, channels)
+        self.head_mapping = self._make_mapping(cfg, channels)
         cmap_dim = 0 if self.head_mapping is None else channels
         self.b4 = DiscriminatorEpilogue(channels, cmap_dim, d.mbstd_group_size)
 
@@ -188,8 +199,8 @@ class Discriminator(nn.Module):
             self.add_module(f"b{res}", block)
         return min(base // 4, d.cmax)
 
-    def _make_head_mapping(self, cfg: Config, cmap_dim: int) -> MappingNetwork | None:
-        """The network of all conditions, or None when there is none."""
+    def _make_mapping(self, cfg: Config, out_dim: int) -> MappingNetwork | None:
+        """A network of all conditions, or None when there is none."""
         d = cfg.model.discriminator
         c_dim = self.c_dim + (0 if self.scalar_enc is None else self.scalar_enc.dim)
         if c_dim == 0 and not d.camera_cond:
@@ -199,7 +210,14 @@ class Discriminator(nn.Module):
             camera = CameraEmbedding(
                 d.camera_cond_raw, d.camera_cond_drop_p, d.camera_cond_noise_std
             )
-        return MappingNetwork(0, c_dim, cmap_dim, camera=camera)
+        return MappingNetwork(
+            0,
+            c_dim,
+            out_dim,
+            lr_multiplier=d.map_lr_multiplier,
+            camera=camera,
+            normalize_camera=d.normalize_cond,
+        )
 
     def forward(
         self,
@@ -225,15 +243,17 @@ class Discriminator(nn.Module):
                 f"discriminator: img must have shape [B, 3, {r}, {r}], got {list(img.shape)}"
             )
         embedding = self._embed_patch(patch)
+        condition = self._join(c, embedding)
         h = None
-        if self.hyper_mod_mapping is not None:
+        if self.hyper_mod_mapping is not None and self.hyper_mod_cond:
+            h = self.hyper_mod_mapping(None, condition, camera_angles, draws=draws)
+        elif self.hyper_mod_mapping is not None:
             h = self.hyper_mod_mapping(None, embedding)
         x = img.contiguous(memory_format=torch.channels_last)
         for res in self.block_resolutions:
             x = self.get_submodule(f"b{res}")(x, h)
         cmap = None
         if self.head_mapping is not None:
-            condition = self._join(c, embedding)
             cmap = self.head_mapping(None, condition, camera_angles, draws=draws)
         return self.b4(x, cmap)
 
@@ -243,7 +263,8 @@ class Discriminator(nn.Module):
             return None
         if patch is None:
             raise ValueError("discriminator: patch conditioning needs patch parameters, got None")
-        return self.scalar_enc(torch.cat([patch.scales[:, :1], patch.offsets], dim=1))
+        embedding = self.scalar_enc(torch.cat([patch.scales[:, :1], patch.offsets], dim=1))
+        return normalize_2nd_moment(embedding) if self.normalize_cond else embedding
 
     def _join(self, c: Tensor | None, embedding: Tensor | None) -> Tensor | None:
         if self.c_dim == 0:
@@ -251,4 +272,6 @@ class Discriminator(nn.Module):
         if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:
             got = None if c is None else list(c.shape)
             raise ValueError(f"discriminator: c must have shape [B, {self.c_dim}], got {got}")
+        if self.normalize_cond:
+            c = normalize_2nd_moment(c)
         return c if embedding is None else torch.cat([c, embedding], dim=1)

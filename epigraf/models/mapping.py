@@ -82,6 +82,7 @@ class MappingNetwork(nn.Module):
         lr_multiplier: of these layers (not of the embedding).
         camera: embedding of the camera, None without camera conditioning.
         mean_camera_pose: (yaw, pitch, roll) in radians, used when evaluation passes no camera.
+        normalize_camera: scale the camera embedding to unit mean square (ours).
     """
 
     w_avg: Tensor
@@ -97,8 +98,10 @@ class MappingNetwork(nn.Module):
         lr_multiplier: float = 0.01,
         camera: CameraEmbedding | None = None,
         mean_camera_pose: Sequence[float] | None = None,
+        normalize_camera: bool = False,
     ) -> None:
         super().__init__()
+        self.normalize_camera = normalize_camera
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
         self.num_ws, self.depth = num_ws, depth
         self.camera_scalar_enc = camera
@@ -172,7 +175,8 @@ class MappingNetwork(nn.Module):
         if self.camera_scalar_enc is not None:
             if angles is None:
                 angles = self._mean_pose(z if z is not None else c)
-            parts.append(self.camera_scalar_enc(angles, draws))
+            camera = self.camera_scalar_enc(angles, draws)
+            parts.append(normalize_2nd_moment(camera) if self.normalize_camera else camera)
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _mean_pose(self, like: Tensor | None) -> Tensor:

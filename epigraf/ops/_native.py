@@ -89,15 +89,15 @@ def backend_line(device: torch.device | str = "cpu") -> str:
     For instance ``native cpu (AVX2 clones, OpenMP 2 threads)`` or ``reference (pure torch):
     epigraf._C not built: No module named 'epigraf._C'``.
     """
-    device = torch.device(device)
+    kind = torch.device(device).type
     if reason():
         return f"reference (pure torch): {reason()}"
-    if device.type == "cuda":
+    if kind == "cuda":
         if core().cuda_compiled():
             return f"native cuda ({torch.cuda.get_device_name(device)})"
         return "reference (pure torch): epigraf._C was built without CUDA"
-    if device.type != "cpu":
-        return f"reference (pure torch): epigraf._C has no code for {device.type}"
+    if kind != "cpu":
+        return f"reference (pure torch): epigraf._C has no code for {kind}"
     clones = _INSTRUCTION_SETS[core().cpu_instruction_set()]
     threads = torch.get_num_threads()
     openmp = (

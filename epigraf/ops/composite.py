@@ -51,18 +51,17 @@ def composite(
     Raises ValueError for a wrong shape, device or last_delta, TypeError for a wrong dtype.
     """
     _check(colors, densities, t, last_delta)
-    if not isinstance(last_delta, Tensor):
-        last_delta = t.new_full(t.shape[:2], last_delta)
+    last = last_delta if isinstance(last_delta, Tensor) else t.new_full(t.shape[:2], last_delta)
     if not _native.runs_native(colors):
-        return _composite_reference(colors, densities, t, last_delta, last_back)
-    tensors = [x.contiguous() for x in (colors, densities, t, last_delta)]
+        return _composite_reference(colors, densities, t, last, last_back)
+    tensors = [x.contiguous() for x in (colors, densities, t, last)]
     return Composite(*_Composite.apply(*tensors, last_back))
 
 
 def _composite_reference(
     colors: Tensor, densities: Tensor, t: Tensor, last_delta: Tensor, last_back: bool
 ) -> Composite:
-    """`composite` in plain torch: any dtype and device, differentiable any number of times."""
+    """`composite` in plain torch: any dtype and device, differentiable at any order."""
     samples = t.shape[-1]
     delta = torch.cat([t[..., 1:] - t[..., :-1], last_delta.unsqueeze(-1)], -1)[..., :samples]
     decay = torch.exp(-delta * densities)
@@ -105,8 +104,10 @@ class _Composite(torch.autograd.Function):
         needed = ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():
 
-            def reference(*inputs: Tensor) -> Composite:
-                return _composite_reference(*inputs, ctx.last_back)
+            def reference(
+                colors: Tensor, densities: Tensor, t: Tensor, last_delta: Tensor
+            ) -> Composite:
+                return _composite_reference(colors, densities, t, last_delta, ctx.last_back)
 
             return *composable_grads(reference, inputs, needed, grad_outputs), None
         grads = [None if grad is None else grad.contiguous() for grad in grad_outputs]

@@ -40,7 +40,7 @@ def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
 
 
 def _triplane_reference(planes: Tensor, points: Tensor) -> Tensor:
-    """`sample_triplane` in plain torch: any dtype and device, differentiable any number of times."""
+    """`sample_triplane` in plain torch: any dtype and device, differentiable at any order."""
     batch, _, channels, height, width = planes.shape
     pixels = planes.movedim(2, 4).reshape(batch * 3 * height * width, channels)
     column = _pixel_position(points[..., _WIDTH_AXES].transpose(1, 2), width)  # [B, 3, P]

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from epigraf.config import Config
 from epigraf.errors import TrainingError
@@ -115,6 +119,18 @@ def status_line(row: Numbers) -> str:
             f"reserved {row['Resources/peak_gpu_mem_reserved_gb']:<6.2f} "
         )
     return line + f"augment {row['Progress/augment']:.3f}"
+
+
+def peak_memory(device: torch.device) -> Numbers:
+    """Peak memory so far in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    numbers = {"Resources/cpu_mem_gb": peak / 2**30}
+    if device.type == "cuda":
+        numbers["Resources/peak_gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+        reserved = torch.cuda.max_memory_reserved(device)
+        numbers["Resources/peak_gpu_mem_reserved_gb"] = reserved / 2**30
+    return numbers
 
 
 @dataclass

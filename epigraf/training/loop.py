@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from epigraf.training.log import (
     Numbers,
     RunLog,
     new_run_folder,
+    peak_memory,
     status_line,
     write_json,
 )
@@ -134,7 +133,7 @@ def train(cfg: Config, data: str | Path, out: str | Path, options: TrainOptions)
     dataset = ImageDataset(
         data, cfg.dataset.resolution, cfg.training.mirror, cfg.training.use_labels
     )
-    cfg = resolve_config(cfg.with_overrides([f"dataset.path={data}"]), dataset)
+    cfg = resolve_config(_with_path(cfg, data), dataset)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     warnings: list[str] = []
     origin = find_origin(options.resume, Path(out), cfg.name, warnings) if options.resume else None
@@ -151,6 +150,13 @@ def train(cfg: Config, data: str | Path, out: str | Path, options: TrainOptions)
         for line in [*warnings, *_opening_lines(run, origin)]:
             log.line(line)
         return _train(run, stop)
+
+
+def _with_path(cfg: Config, data: str | Path) -> Config:
+    """The configuration with `dataset.path` as it was given (any text: no YAML is read here)."""
+    values = cfg.to_dict()
+    values["dataset"]["path"] = str(data)
+    return Config.from_dict(values)
 
 
 def _open_run(
@@ -274,20 +280,8 @@ def _progress(run: Run) -> Numbers:
         "Timing/rays_per_sec": per_second * renders * cfg.train_resolution**2,
         "Timing/maintenance_sec": run.maintenance,
         "Timing/left_sec": max(left, 0.0),
-        **_memory(run.state.device),
+        **peak_memory(run.state.device),
     }
-
-
-def _memory(device: torch.device) -> Numbers:
-    """Peak memory so far in GiB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    numbers = {"Resources/cpu_mem_gb": peak / 2**30}
-    if device.type == "cuda":
-        numbers["Resources/peak_gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
-        reserved = torch.cuda.max_memory_reserved(device)
-        numbers["Resources/peak_gpu_mem_reserved_gb"] = reserved / 2**30
-    return numbers
 
 
 def _tick(run: Run) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,7 +124,27 @@ def test_describe_error(error: BaseException, text: str) -> None:
 
 
 def test_main_is_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module.signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["epigraf", "configs"])
     with pytest.raises(SystemExit) as stop:
         app_module.main()
     assert stop.value.code == 0
+
+
+def test_a_terminated_command_cleans_up(tmp_path: Path, model: Path) -> None:
+    words = ["video", str(model), "--frames", "9999", "--out", str(tmp_path / "long.mp4")]
+    process = subprocess.Popen([sys.executable, "-m", "epigraf", *words])
+    try:
+        wait_until(lambda: any(tmp_path.iterdir()))
+    finally:
+        process.terminate()
+        code = process.wait(timeout=60)
+    assert code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)

@@ -129,7 +129,7 @@ def test_path_length_gradient_by_finite_differences() -> None:
         for sign in (1, -1):
             with torch.no_grad():
                 parameter.add_(direction, alpha=sign * step)
-            values.append(float(lengths()))
+            values.append(lengths().item())
             with torch.no_grad():
                 parameter.sub_(direction, alpha=sign * step)
         assert parameter.grad is not None

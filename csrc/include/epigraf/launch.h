@@ -1,6 +1,6 @@
-// The launchers: one function per op, direction and device. They take raw addresses, sizes, and either a
-// number of threads (CPU) or a device and a stream (CUDA); they allocate nothing and know no torch.
-// Defined for float and double in csrc/cpu/<op>.cpp and csrc/cuda/<op>.cu.
+// The launchers: one function per op, direction and device. They take raw addresses, sizes, and
+// either a number of threads (CPU) or a device and a stream (CUDA); they allocate nothing and know
+// no torch. Defined for float and double in csrc/cpu/<op>.cpp and csrc/cuda/<op>.cu.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct TriplaneForward {
   T* features;      // [B, P, F] contiguous, overwritten
 };
 
-// grad_planes (in the shape's strides) is added to: the caller zeroes it. grad_points is overwritten.
-// Either may be null; planes is read only for grad_points.
+// grad_planes (in the shape's strides) is added to: the caller zeroes it. grad_points is
+// overwritten. Either may be null; planes is read only for grad_points.
 template <typename T>
 struct TriplaneBackward {
   TriplaneShape shape;
@@ -75,8 +75,8 @@ EPIGRAF_HD auto ray_of(const Params& p, int64_t ray) {
 template <typename T>
 EPIGRAF_HD CompositeOut<T> out_of_ray(const CompositeForward<T>& p, int64_t ray) {
   const int64_t s = p.shape.samples, c = p.shape.channels;
-  return {p.out.features + ray * c, p.out.depth + ray, p.out.weights + ray * s, p.out.transmittance + ray,
-          p.out.opacity + ray};
+  return {p.out.features + ray * c, p.out.depth + ray, p.out.weights + ray * s,
+          p.out.transmittance + ray, p.out.opacity + ray};
 }
 
 template <typename T>
@@ -89,8 +89,8 @@ EPIGRAF_HD CompositeGradOut<T> grad_of_ray(const CompositeBackward<T>& p, int64_
 template <typename T>
 EPIGRAF_HD CompositeGradIn<T> grad_in_of_ray(const CompositeBackward<T>& p, int64_t ray) {
   const int64_t s = p.shape.samples, c = p.shape.channels;
-  return {row(p.grad_in.colors, ray, s * c), row(p.grad_in.densities, ray, s), row(p.grad_in.t, ray, s),
-          row(p.grad_in.last_delta, ray, 1)};
+  return {row(p.grad_in.colors, ray, s * c), row(p.grad_in.densities, ray, s),
+          row(p.grad_in.t, ray, s), row(p.grad_in.last_delta, ray, 1)};
 }
 
 // CPU: `threads` OpenMP threads. Results do not depend on their number.
@@ -108,8 +108,8 @@ const char* cpu_instruction_set();
 // Whether the module was compiled with OpenMP.
 bool cpu_has_openmp();
 
-// CUDA: launch on the stream and return; std::runtime_error with CUDA's own message if the launch fails.
-// Compiled where EPIGRAF_WITH_CUDA is defined.
+// CUDA: launch on the stream and return; std::runtime_error with CUDA's own message if the launch
+// fails. Compiled where EPIGRAF_WITH_CUDA is defined.
 template <typename T>
 void triplane_forward_cuda(const TriplaneForward<T>& params, Stream stream);
 template <typename T>

@@ -10,7 +10,8 @@
 #define EPIGRAF_HD inline
 #endif
 
-// The channel loops have independent iterations, or only add up `sum`; this tells the vectoriser so.
+// The channel loops have independent iterations, or only add up `sum`; this tells the vectoriser
+// so.
 #if defined(__CUDACC__)
 #define EPIGRAF_SIMD
 #define EPIGRAF_SIMD_SUM

@@ -1,10 +1,13 @@
-// Tri-plane look-up: the mean of three bilinear reads (docs/math/triplane.md, cited as "(triplane n)").
+// Tri-plane look-up: the mean of three bilinear reads (docs/math/triplane.md, cited as "(triplane
+// n)").
 //
-// A point q in [-1, 1]^3 reads plane 0 at (x, y), plane 1 at (x, z), plane 2 at (y, z); the first of the
-// two runs along the width, the second along the height. Corner-aligned pixels, zeros outside.
+// A point q in [-1, 1]^3 reads plane 0 at (x, y), plane 1 at (x, z), plane 2 at (y, z); the first
+// of the two runs along the width, the second along the height. Corner-aligned pixels, zeros
+// outside.
 //
-// Legend: B batch, P points, F channels, H height, W width. Planes are [B, 3, H, W, F] in any strides
-// whose channel stride is 1, so that the channels of one tap are one contiguous line of memory.
+// Legend: B batch, P points, F channels, H height, W width. Planes are [B, 3, H, W, F] in any
+// strides whose channel stride is 1, so that the channels of one tap are one contiguous line of
+// memory.
 #pragma once
 
 #include <cmath>
@@ -22,8 +25,8 @@ struct TriplaneShape {
   int64_t batch_stride, plane_stride, row_stride, pixel_stride;
 };
 
-// Where one point falls on one plane: the cell's upper left corner, the position inside the cell, and
-// which of its columns x0, x0 + 1 and rows y0, y0 + 1 exist.
+// Where one point falls on one plane: the cell's upper left corner, the position inside the cell,
+// and which of its columns x0, x0 + 1 and rows y0, y0 + 1 exist.
 template <typename T>
 struct PlaneTaps {
   int64_t row, column;  // y0, x0; only meaningful where a flag below is set
@@ -32,8 +35,12 @@ struct PlaneTaps {
 };
 
 // The two coordinates of a point that `plane` reads: (0, 1), (0, 2), (1, 2).
-EPIGRAF_HD constexpr int plane_u(int plane) { return plane == 2 ? 1 : 0; }
-EPIGRAF_HD constexpr int plane_v(int plane) { return plane == 0 ? 1 : 2; }
+EPIGRAF_HD constexpr int plane_u(int plane) {
+  return plane == 2 ? 1 : 0;
+}
+EPIGRAF_HD constexpr int plane_v(int plane) {
+  return plane == 0 ? 1 : 2;
+}
 
 // (triplane 1): a coordinate in [-1, 1] as a position in pixels.
 template <typename T>
@@ -69,20 +76,23 @@ EPIGRAF_HD bool all_inside(const PlaneTaps<T>& taps) {
   return taps.left && taps.right && taps.top && taps.bottom;
 }
 
-// 0 for a point whose coordinates are finite, NaN otherwise: makes a bad point visible in its own output.
+// 0 for a point whose coordinates are finite, NaN otherwise: makes a bad point visible in its own
+// output.
 template <typename T>
 EPIGRAF_HD T finite_or_nan(const PlaneTaps<T>& taps) {
   return T(0) * (taps.x + taps.y);
 }
 
-// A block of neighbouring channels, read as block[c]. On a GPU it is read here, in one instruction: there
-// blocks are aligned to their size (the launcher chooses kBlock so that they are).
-#if defined(__CUDA_ARCH__) || defined(EPIGRAF_EMULATE_CUDA)
+// kBlock neighbouring channels as one value, which a GPU loads and stores in one instruction.
 template <int kBlock, typename T>
 struct alignas(kBlock * sizeof(T)) ChannelBlock {
   T channels[kBlock];
   EPIGRAF_HD T operator[](int c) const { return channels[c]; }
 };
+
+// The block that starts at `first`, read as block[c]. On a GPU blocks are aligned to their size
+// (the launcher chooses kBlock so that they are) and loaded here, on a CPU they are anywhere.
+#if defined(__CUDA_ARCH__) || defined(EPIGRAF_EMULATE_CUDA)
 template <int kBlock, typename T>
 EPIGRAF_HD ChannelBlock<kBlock, T> channel_block(const T* first) {
   return *reinterpret_cast<const ChannelBlock<kBlock, T>*>(first);
@@ -94,8 +104,8 @@ EPIGRAF_HD const T* channel_block(const T* first) {
 }
 #endif
 
-// (triplane 3): sum[c] += the bilinear read of kBlock channels. `plane` points at the first of these
-// channels in pixel (0, 0). Taps outside are not touched.
+// (triplane 3): sum[c] += the bilinear read of kBlock channels. `plane` points at the first of
+// these channels in pixel (0, 0). Taps outside are not touched.
 template <int kBlock, typename T>
 EPIGRAF_HD void plane_read(const T* plane, const PlaneTaps<T>& taps, const TriplaneShape& shape,
                            T (&sum)[kBlock]) {
@@ -105,7 +115,8 @@ EPIGRAF_HD void plane_read(const T* plane, const PlaneTaps<T>& taps, const Tripl
   if (all_inside(taps)) {
     const T w00 = x0 * y0, w01 = x1 * y0, w10 = x0 * y1, w11 = x1 * y1;
     const auto p00 = channel_block<kBlock>(tap), p01 = channel_block<kBlock>(tap + right);
-    const auto p10 = channel_block<kBlock>(tap + below), p11 = channel_block<kBlock>(tap + below + right);
+    const auto p10 = channel_block<kBlock>(tap + below),
+               p11 = channel_block<kBlock>(tap + below + right);
     EPIGRAF_SIMD
     for (int c = 0; c < kBlock; ++c) {
       sum[c] += w00 * p00[c] + w01 * p01[c] + w10 * p10[c] + w11 * p11[c];
@@ -122,12 +133,12 @@ EPIGRAF_HD void plane_read(const T* plane, const PlaneTaps<T>& taps, const Tripl
   }
 }
 
-// (triplane 4), the gradient with respect to the plane: each tap inside receives weight * grad[c] through
-// `add(T* where, const T (&share)[kBlock])` (a plain sum on one thread, an atomic on a GPU). `grad` is the gradient of the
-// plane's own read, that is grad_features / 3.
+// (triplane 4), the gradient with respect to the plane: each tap inside receives weight * grad[c]
+// through `add(T* where, const T (&share)[kBlock])` (a plain sum on one thread, an atomic on a
+// GPU). `grad` is the gradient of the plane's own read, that is grad_features / 3.
 template <int kBlock, typename T, typename Add>
-EPIGRAF_HD void plane_read_vjp_plane(T* grad_plane, const PlaneTaps<T>& taps, const TriplaneShape& shape,
-                                     const T* grad, Add add) {
+EPIGRAF_HD void plane_read_vjp_plane(T* grad_plane, const PlaneTaps<T>& taps,
+                                     const TriplaneShape& shape, const T* grad, Add add) {
   T* tap = grad_plane + taps.row * shape.row_stride + taps.column * shape.pixel_stride;
   const T x1 = taps.x, y1 = taps.y, x0 = T(1) - x1, y0 = T(1) - y1;
   const int64_t right = shape.pixel_stride, below = shape.row_stride;
@@ -157,8 +168,9 @@ EPIGRAF_HD T channel_dot(const T* tap, const T* grad) {
 // d read / d column and d read / d row to slope_x and slope_y. Multiply the sums by
 // pixels_per_unit(width) and pixels_per_unit(height).
 template <int kBlock, typename T>
-EPIGRAF_HD void plane_read_vjp_point(const T* plane, const PlaneTaps<T>& taps, const TriplaneShape& shape,
-                                     const T* grad, T& slope_x, T& slope_y) {
+EPIGRAF_HD void plane_read_vjp_point(const T* plane, const PlaneTaps<T>& taps,
+                                     const TriplaneShape& shape, const T* grad, T& slope_x,
+                                     T& slope_y) {
   const T* tap = plane + taps.row * shape.row_stride + taps.column * shape.pixel_stride;
   const T x1 = taps.x, y1 = taps.y, x0 = T(1) - x1, y0 = T(1) - y1;
   const int64_t right = shape.pixel_stride, below = shape.row_stride;
@@ -177,10 +189,11 @@ EPIGRAF_HD T pixels_per_unit(int64_t size) {
   return T(size - 1) / T(2);
 }
 
-// Forward for kBlock channels of one point. `planes` points at the first of these channels of the point's
-// batch element; features[c] receives (triplane 3).
+// Forward for kBlock channels of one point. `planes` points at the first of these channels of the
+// point's batch element; features[c] receives (triplane 3).
 template <int kBlock, typename T>
-EPIGRAF_HD void triplane_point(const T* planes, const T* point, const TriplaneShape& shape, T* features) {
+EPIGRAF_HD void triplane_point(const T* planes, const T* point, const TriplaneShape& shape,
+                               T* features) {
   T sum[kBlock] = {};
   for (int plane = 0; plane < kPlanes; ++plane) {
     const PlaneTaps<T> taps = plane_taps_of_point(point, plane, shape);
@@ -192,13 +205,14 @@ EPIGRAF_HD void triplane_point(const T* planes, const T* point, const TriplaneSh
 
 // Gradient of kBlock channels of one point with respect to the point: adds to grad_point[3].
 template <int kBlock, typename T>
-EPIGRAF_HD void triplane_point_vjp_point(const T* planes, const T* point, const TriplaneShape& shape,
-                                         const T* grad_features, T* grad_point) {
+EPIGRAF_HD void triplane_point_vjp_point(const T* planes, const T* point,
+                                         const TriplaneShape& shape, const T* grad_features,
+                                         T* grad_point) {
   for (int plane = 0; plane < kPlanes; ++plane) {
     T slope_x = 0, slope_y = 0;
     const PlaneTaps<T> taps = plane_taps_of_point(point, plane, shape);
-    plane_read_vjp_point<kBlock>(planes + plane * shape.plane_stride, taps, shape, grad_features, slope_x,
-                                 slope_y);
+    plane_read_vjp_point<kBlock>(planes + plane * shape.plane_stride, taps, shape, grad_features,
+                                 slope_x, slope_y);
     grad_point[plane_u(plane)] += slope_x * pixels_per_unit<T>(shape.width) / T(kPlanes);
     grad_point[plane_v(plane)] += slope_y * pixels_per_unit<T>(shape.height) / T(kPlanes);
   }

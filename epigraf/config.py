@@ -207,6 +207,8 @@ class DiscriminatorConfig(_Section):
     patch_const_dim: int = Field(256, ge=0)  # its table of round(multiplier * x); 0 = none
     normalize_cond: bool = False  # label, patch and camera weigh the same
     hyper_mod_cond: bool = False  # label and camera modulate as well, not the patch alone
+    hyper_mod_identity: bool = False  # begin without modulation instead of a random one
+    camera_multiplier: float = Field(64.0, gt=1)  # the highest frequency of the camera embedding
 
 
 class LossConfig(_Section):

@@ -50,8 +50,10 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
+// Two blocks to a multiprocessor leave it the registers that it wants: without them it spills
+// (sm_120).
 template <int kBlock, typename T>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, 2)
     triplane_backward_points_kernel(TriplaneBackward<T> p, Lanes lanes) {
   const int64_t point = lanes.group();
   const bool inside = point < p.shape.points;  // lanes without a point stay for the warp's sums

@@ -44,18 +44,21 @@ class Stopwatch:
         self.seconds[name] = time.monotonic() - began
 
 
+Minutes = Annotated[
+    float, typer.Option("--minutes", min=0.01, help="How long to train. The rest takes one.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to fill.")]
+ConfigName = Annotated[str, typer.Option("--config", help="Another preset to train.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Your own posed pictures instead.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the training.")]
+
+
 def demo(
-    minutes: Annotated[
-        float, typer.Option("--minutes", min=0.01, help="How long to train. The rest takes one.")
-    ] = 5.0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to fill.")] = Path(
-        "epigraf-demo"
-    ),
-    config: Annotated[str, typer.Option("--config", help="Another preset to train.")] = "tiny",
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Your own posed pictures instead.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the training.")] = 0,
+    minutes: Minutes = 5.0,
+    out: Out = Path("epigraf-demo"),
+    config: ConfigName = "tiny",
+    data: Data = None,
+    seed: Seed = 0,
 ) -> None:
     """Make a data set, train on it, and show what was learned on one web page.
 

@@ -39,6 +39,12 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write a text file (UTF-8)."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def grid(pictures: Sequence[np.ndarray], columns: int, gap: int = 0) -> np.ndarray:
     """N equal pictures [H, W, 3], row by row, as one; missing cells and gaps are white."""
     height, width, _ = pictures[0].shape
@@ -56,10 +62,15 @@ def squarest(count: int) -> int:
     return next(c for c in range(1, count + 1) if c * c >= count)
 
 
-def save_picture(picture: np.ndarray, path: Path) -> None:
-    """Write [H, W, 3] as the image format that the ending names."""
+def check_picture_name(path: Path) -> None:
+    """Raise EpigrafError unless the ending of `path` is that of an image format."""
     if path.suffix.lower() not in Image.registered_extensions():
         raise EpigrafError(f"{path}: unknown image format {path.suffix!r}; use .png")
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write [H, W, 3] as the image format that the ending names."""
+    check_picture_name(path)
     with atomic(path) as temporary:
         Image.fromarray(picture).save(temporary)
 

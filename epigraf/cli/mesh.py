@@ -24,28 +24,33 @@ if TYPE_CHECKING:
     from epigraf.models.loading import LoadedModel
 
 
+LatticeResolution = Annotated[
+    int, typer.Option("--resolution", min=8, max=1024, help="Lattice points along each axis.")
+]
+Format = Annotated[
+    MeshFormat | None,
+    typer.Option("--format", help="[dim]Default: the ending of --out, or ply[/dim]"),
+]
+Level = Annotated[
+    float | None,
+    typer.Option("--level", help="Raw density of the surface. [dim]Default: chosen[/dim]"),
+]
+Largest = Annotated[bool, typer.Option("--largest", help="Keep only the largest connected part.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="A folder, or one file when there is one seed.")
+]
+
+
 def mesh(
     model: Model,
     seeds: Seeds = "0",
     trunc: Truncation = 0.7,
     class_index: ClassIndex = None,
-    resolution: Annotated[
-        int, typer.Option("--resolution", min=8, max=1024, help="Lattice points along each axis.")
-    ] = 256,
-    file_format: Annotated[
-        MeshFormat | None,
-        typer.Option("--format", help="[dim]Default: the ending of --out, or ply[/dim]"),
-    ] = None,
-    level: Annotated[
-        float | None,
-        typer.Option("--level", help="Raw density of the surface. [dim]Default: chosen[/dim]"),
-    ] = None,
-    largest: Annotated[
-        bool, typer.Option("--largest", help="Keep only the largest connected part.")
-    ] = False,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="A folder, or one file when there is one seed.")
-    ] = Path("meshes"),
+    resolution: LatticeResolution = 256,
+    file_format: Format = None,
+    level: Level = None,
+    largest: Largest = False,
+    out: Out = Path("meshes"),
 ) -> None:
     """Take objects home: marching cubes on an exact lattice, world units, coloured vertices.
 

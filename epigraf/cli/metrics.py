@@ -14,21 +14,27 @@ if TYPE_CHECKING:
     from epigraf.data.images import ImageDataset
 
 
+Data = Annotated[Path, typer.Option("--data", help="The data set: a zip or a folder.")]
+Samples = Annotated[int, typer.Option("--samples", min=8, help="Generated pictures to compare.")]
+Features = Annotated[
+    str,
+    typer.Option("--features", help="rc64 (built in), or a TorchScript network of yours."),
+]
+Psi = Annotated[float, typer.Option("--trunc", help="Truncation psi.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the generated pictures.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Also write scores and protocol as JSON.")
+]
+
+
 def metrics(
     model: Model,
-    data: Annotated[Path, typer.Option("--data", help="The data set: a zip or a folder.")],
-    samples: Annotated[
-        int, typer.Option("--samples", min=8, help="Generated pictures to compare.")
-    ] = 2048,
-    features: Annotated[
-        str,
-        typer.Option("--features", help="rc64 (built in), or a TorchScript network of yours."),
-    ] = "rc64",
-    trunc: Annotated[float, typer.Option("--trunc", help="Truncation psi.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the generated pictures.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write scores and protocol as JSON.")
-    ] = None,
+    data: Data,
+    samples: Samples = 2048,
+    features: Features = "rc64",
+    trunc: Psi = 1.0,
+    seed: Seed = 0,
+    out: Out = None,
 ) -> None:
     """Measure Frechet and kernel distance, precision and recall against a data set.
 
@@ -41,7 +47,7 @@ def metrics(
       epigraf metrics MODEL --data plants.zip --samples 5000 --out scores.json
       epigraf metrics MODEL --data ffhq.zip --features inception.pt
     """
-    from epigraf.cli.media import atomic
+    from epigraf.cli.media import write_text
     from epigraf.cli.models import open_model
     from epigraf.metrics.evaluate import Protocol, evaluate_generator
     from epigraf.metrics.features import load_features
@@ -61,8 +67,7 @@ def metrics(
         typer.echo(f"{name:<18} {value:.5g}")
     typer.echo(f"{samples} samples of {loaded.path} in {result.seconds:.0f} s")
     if out is not None:
-        with atomic(out) as temporary:
-            temporary.write_text(result.to_json() + "\n", encoding="utf-8")
+        write_text(result.to_json() + "\n", out)
         typer.echo(out)
 
 

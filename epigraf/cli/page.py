@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epigraf.cli.media import atomic
+from epigraf.cli.media import write_text
 
 if TYPE_CHECKING:
     from epigraf.geometry.mesh import Mesh
@@ -72,8 +72,7 @@ def write_page(page: Page, out: Path) -> None:
     """Write the page as one HTML file."""
     template = Template(_template())
     text = template.substitute(_texts(page) | _media(page))
-    with atomic(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(text, out)
 
 
 def _template() -> str:

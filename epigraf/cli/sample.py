@@ -17,6 +17,7 @@ from epigraf.cli.arguments import (
     Truncation,
     parse_seeds,
 )
+from epigraf.errors import EpigrafError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,27 +27,31 @@ if TYPE_CHECKING:
     from epigraf.rendering.trajectories import CameraPath
 
 
+Views = Annotated[
+    int, typer.Option("--views", min=1, max=64, help="Views of each object: a row of the grid.")
+]
+Yaw = Annotated[float | None, typer.Option("--yaw", help="Camera yaw in radians (single view).")]
+Pitch = Annotated[
+    float | None,
+    typer.Option("--pitch", help="Camera pitch in radians from the top; 1.57 is the horizon."),
+]
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="A folder (grid.png and one file a seed) or one picture."),
+]
+
+
 def sample(
     model: Model,
     seeds: Seeds = "0-15",
     trunc: Truncation = 0.7,
     class_index: ClassIndex = None,
-    views: Annotated[
-        int, typer.Option("--views", min=1, max=64, help="Views of each object: a row of the grid.")
-    ] = 1,
-    yaw: Annotated[
-        float | None, typer.Option("--yaw", help="Camera yaw in radians (single view).")
-    ] = None,
-    pitch: Annotated[
-        float | None,
-        typer.Option("--pitch", help="Camera pitch in radians from the top; 1.57 is the horizon."),
-    ] = None,
+    views: Views = 1,
+    yaw: Yaw = None,
+    pitch: Pitch = None,
     resolution: Resolution = None,
     ray_steps: RaySteps = None,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="A folder (grid.png and one file a seed) or one picture."),
-    ] = Path("samples"),
+    out: Out = Path("samples"),
 ) -> None:
     """Render generated objects: a grid, and one picture for each seed.
 
@@ -56,27 +61,38 @@ def sample(
       epigraf sample runs/00000-tiny-shapes --seeds 0-3,7 --views 8 --out turns.png
       epigraf sample network-snapshot-000300.safetensors --class 2 --trunc 1 --resolution 128
     """
-    from epigraf.cli.media import grid, save_picture, squarest
+    from epigraf.cli.media import check_picture_name
     from epigraf.cli.models import object_styles, open_model
     from epigraf.cli.views import single_view, view_path
 
     numbers = parse_seeds(seeds)
+    if out.suffix:
+        check_picture_name(out)
+    if views > 1 and (yaw is not None or pitch is not None):
+        raise EpigrafError("--yaw and --pitch choose a single view; leave them or --views out")
     loaded = open_model(model, ray_steps)
-    one = views == 1
     cfg = loaded.config
-    cameras = single_view(cfg, yaw, pitch) if one else view_path(cfg, PathName.AUTO, views)
+    one = single_view(cfg, yaw, pitch)
+    cameras = one if views == 1 else view_path(cfg, PathName.AUTO, views)
     styles = object_styles(loaded, numbers, trunc, class_index)
     pictures = [pictures_of(loaded, ws[None], cameras, resolution) for ws in styles]
-    columns = squarest(len(numbers)) if one else views
+    typer.echo(_write(pictures, numbers, out))
+
+
+def _write(pictures: list[list[np.ndarray]], seeds: list[int], out: Path) -> str:
+    """Write one grid, or into a folder a grid and a picture for each seed; say what."""
+    from epigraf.cli.media import grid, save_picture, squarest
+
+    views = len(pictures[0])
+    columns = squarest(len(seeds)) if views == 1 else views
     sheet = grid([picture for row in pictures for picture in row], columns)
     if out.suffix:
         save_picture(sheet, out)
-        typer.echo(out)
-        return
-    for seed, row in zip(numbers, pictures, strict=True):
+        return str(out)
+    for seed, row in zip(seeds, pictures, strict=True):
         save_picture(grid(row, views), out / f"seed{seed:04d}.png")
     save_picture(sheet, out / "grid.png")
-    typer.echo(f"{out / 'grid.png'} and {len(numbers)} single pictures")
+    return f"{out / 'grid.png'} and {len(seeds)} single pictures"
 
 
 def pictures_of(

@@ -10,36 +10,42 @@ import typer
 from epigraf.config import Config, load_config
 from epigraf.errors import ConfigError
 
+ConfigName = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A preset (see `epigraf configs`) or a file.")
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Zip or folder of pictures (+ dataset.json).")
+]
+Out = Annotated[Path, typer.Option("--out", "--outdir", "-o", help="Where runs live.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one key: a.b=c. Repeatable.")
+]
+Resume = Annotated[
+    str | None,
+    typer.Option("--resume", help="`latest`, a run folder or a snapshot to continue from."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Check everything, say what would run, stop.")
+]
+Minutes = Annotated[
+    float | None, typer.Option("--minutes", help="Stop (and save) after this wall time.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Another seed, another run.")]
+Description = Annotated[
+    str | None, typer.Option("--desc", help="A word that ends the run folder's name.")
+]
+
 
 def train(
-    config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A preset (see `epigraf configs`) or a file.")
-    ],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Zip or folder of pictures (+ dataset.json).")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "--outdir", "-o", help="Where runs live.")] = Path(
-        "runs"
-    ),
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one key: a.b=c. Repeatable.")
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option("--resume", help="`latest`, a run folder or a snapshot to continue from."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Check everything, say what would run, stop.")
-    ] = False,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Stop (and save) after this wall time.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Another seed, another run.")
-    ] = None,
-    desc: Annotated[
-        str | None, typer.Option("--desc", help="A word that ends the run folder's name.")
-    ] = None,
+    config: ConfigName,
+    data: Data = None,
+    out: Out = Path("runs"),
+    override: Overrides = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    minutes: Minutes = None,
+    seed: Seed = None,
+    desc: Description = None,
 ) -> None:
     """Train a generator. Ctrl-C saves and leaves; --resume latest goes on, bit for bit.
 

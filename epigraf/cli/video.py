@@ -43,34 +43,38 @@ class Clip:
     depth: bool
 
 
+Grid = Annotated[
+    str | None, typer.Option("--grid", help="COLUMNSxROWS. [dim]Default: fits the seeds[/dim]")
+]
+Interpolate = Annotated[
+    bool,
+    typer.Option("--interp", help="Blend from seed to seed, in a loop, on the way."),
+]
+Depth = Annotated[
+    bool, typer.Option("--depth", help="Show depth beside each picture (near is bright).")
+]
+Frames = Annotated[
+    int,
+    typer.Option("--frames", min=1, max=10_000, help="Frames; with --interp those between seeds."),
+]
+FramesPerSecond = Annotated[int, typer.Option("--fps", min=1, max=120, help="Frames a second.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The .mp4 (or .webp) to write.")]
+
+
 def video(
     model: Model,
     path: PathOption = PathName.AUTO,
     seeds: Seeds = "0-15",
     trunc: Truncation = 0.7,
     class_index: ClassIndex = None,
-    grid: Annotated[
-        str | None, typer.Option("--grid", help="COLUMNSxROWS. [dim]Default: fits the seeds[/dim]")
-    ] = None,
-    interp: Annotated[
-        bool,
-        typer.Option("--interp", help="Blend from seed to seed, in a loop, on the way."),
-    ] = False,
-    depth: Annotated[
-        bool, typer.Option("--depth", help="Show depth beside each picture (near is bright).")
-    ] = False,
-    frames: Annotated[
-        int,
-        typer.Option(
-            "--frames", min=1, max=10_000, help="Frames; with --interp those between seeds."
-        ),
-    ] = 60,
-    fps: Annotated[int, typer.Option("--fps", min=1, max=120, help="Frames a second.")] = 30,
+    grid: Grid = None,
+    interp: Interpolate = False,
+    depth: Depth = False,
+    frames: Frames = 60,
+    fps: FramesPerSecond = 30,
     resolution: Resolution = None,
     ray_steps: RaySteps = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .mp4 (or .webp) to write.")] = Path(
-        "video.mp4"
-    ),
+    out: Out = Path("video.mp4"),
 ) -> None:
     """Film generated objects along a camera path.
 

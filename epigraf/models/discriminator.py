@@ -167,12 +167,12 @@ class Discriminator(nn.Module):
         self.hyper_mod_mapping: MappingNetwork | None = None
         if d.hyper_mod and patch.enabled and patch.patch_params_cond:
             self.scalar_enc = ScalarEncoder(3, d.patch_multiplier, d.patch_const_dim)
-            if d.hyper_mod_cond:
-                self.hyper_mod_mapping = self._make_mapping(cfg, HYPER_MOD_DIM)
-            else:
-                self.hyper_mod_mapping = MappingNetwork(
-                    0, self.scalar_enc.dim, HYPER_MOD_DIM, lr_multiplier=d.map_lr_multiplier
-                )
+        if d.hyper_mod and d.hyper_mod_cond:
+            self.hyper_mod_mapping = self._make_mapping(cfg, HYPER_MOD_DIM)
+        elif self.scalar_enc is not None:
+            self.hyper_mod_mapping = MappingNetwork(
+                0, self.scalar_enc.dim, HYPER_MOD_DIM, lr_multiplier=d.map_lr_multiplier
+            )
         channels = self._add_blocks(cfg)
         self.head_mapping = self._make_mapping(cfg, channels)
         cmap_dim = 0 if self.head_mapping is None else channels
@@ -196,6 +196,8 @@ class Discriminator(nn.Module):
             block = DiscriminatorBlock(
                 channels, out_channels, 3 if i == 0 else 0, hyper_dim, resample
             )
+            if d.hyper_mod_identity and block.conv1.affine is not None:
+                torch.nn.init.zeros_(block.conv1.affine.weight)
             self.add_module(f"b{res}", block)
         return min(base // 4, d.cmax)
 
@@ -208,7 +210,10 @@ class Discriminator(nn.Module):
         camera = None
         if d.camera_cond:
             camera = CameraEmbedding(
-                d.camera_cond_raw, d.camera_cond_drop_p, d.camera_cond_noise_std
+                d.camera_cond_raw,
+                d.camera_cond_drop_p,
+                d.camera_cond_noise_std,
+                d.camera_multiplier,
             )
         return MappingNetwork(
             0,

@@ -26,10 +26,17 @@ class CameraEmbedding(ScalarEncoder):
             (width 24).
         drop_p: in training, drop each element with this probability and scale the rest.
         noise_std: in training, add noise of this times the standard deviation over the batch.
+        multiplier: sets the number of octaves, log2 of it (64: the official 6).
     """
 
-    def __init__(self, raw: bool, drop_p: float = 0.0, noise_std: float = 0.0) -> None:
-        super().__init__(2, 0.0 if raw else CAMERA_MULTIPLIER, use_raw=raw)
+    def __init__(
+        self,
+        raw: bool,
+        drop_p: float = 0.0,
+        noise_std: float = 0.0,
+        multiplier: float = CAMERA_MULTIPLIER,
+    ) -> None:
+        super().__init__(2, 0.0 if raw else multiplier, use_raw=raw)
         self.drop_p = drop_p
         self.noise_std = noise_std
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def check_shape(op: str, name: str, tensor: Tensor, legend: str, expected: Sequence[int]) -> None:
-    """Raises ValueError unless ``tensor.shape == expected``; `legend` names the sizes, ``[B, R]``."""
+    """Raises ValueError unless the shape is `expected`; `legend` names the sizes: ``[B, R]``."""
     if tuple(tensor.shape) != tuple(expected):
         raise ValueError(
             f"{op}: {name} must have shape {legend} = {list(expected)}, got {list(tensor.shape)}"

@@ -84,6 +84,7 @@ def test_sample_takes_the_snapshot_file_itself(epigraf: Run, model: Path, tmp_pa
         (("sample", "MODEL", "--seeds", "3-1"), "runs backwards"),
         (("sample", "MODEL", "--class", "3"), "this model has classes 0 to 2"),
         (("sample", "MODEL", "--out", "a.xyz"), "unknown image format"),
+        (("sample", "MODEL", "--views", "2", "--yaw", "1"), "choose a single view"),
         (("video", "MODEL", "--out", "a.avi"), "videos end in .mp4 or .webp"),
         (("video", "MODEL", "--seeds", "0-2", "--grid", "2x2"), "needs 4 seeds, got 3"),
         (("video", "MODEL", "--seeds", "0-2", "--grid", "2x1", "--interp"), "a multiple of 2"),

@@ -267,3 +267,83 @@ def test_wrong_inputs(kwargs: dict[str, Any], message: str) -> None:
 def test_too_few_channels() -> None:
     with pytest.raises(ValueError, match="leaves no channels at 32; raise"):
         Discriminator(config(cbase=16))
+
+
+SHORT_RUN = [
+    "dataset.resolution=32",
+    "training.patch.resolution=16",
+    "training.use_labels=true",
+    "dataset.c_dim=3",
+    "model.discriminator.cmax=16",
+    "model.discriminator.camera_cond=true",
+    "model.discriminator.patch_multiplier=8",
+    "model.discriminator.patch_const_dim=0",
+    "model.discriminator.normalize_cond=true",
+    "model.discriminator.hyper_mod_cond=true",
+]
+
+
+def _judge_short(d: Discriminator, label: int, yaw: float, scale: float) -> float:
+    d.double().eval()
+    image = torch.linspace(-1, 1, 3 * 16 * 16, dtype=torch.float64).sin().view(1, 3, 16, 16)
+    patch = PatchParams(torch.full((1, 2), scale), torch.full((1, 2), 0.1))
+    angles = torch.tensor([[yaw, 1.5, 0.0]])
+    patch = PatchParams(patch.scales.double(), patch.offsets.double())
+    with torch.no_grad():
+        return float(d(image, torch.eye(3).double()[[label]], angles.double(), patch))
+
+
+def test_conditions_of_short_runs_weigh_the_same():
+    torch.manual_seed(0)
+    d = Discriminator(Config().with_overrides(SHORT_RUN))
+    assert d.scalar_enc is not None
+    assert d.scalar_enc.dim == 3 * 2 * 3
+    seen: list[torch.Tensor] = []
+    assert d.head_mapping is not None
+    assert d.head_mapping.embed is not None
+    hook = d.head_mapping.embed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    _judge_short(d, 1, 0.7, 0.6)
+    hook.remove()
+    for part in seen[0][0].split([3, 18, 24]):  # label, patch, camera
+        torch.testing.assert_close(part.square().mean().item(), 1.0, rtol=1e-6, atol=0)
+
+
+def test_label_and_camera_modulate_features_in_short_runs():
+    torch.manual_seed(0)
+    d = Discriminator(Config().with_overrides(SHORT_RUN))
+    torch.nn.init.zeros_(d.b4.out.weight)  # leaves the projection nothing but the bias ...
+    torch.nn.init.zeros_(d.b4.out.bias)
+    assert _judge_short(d, 0, 0.1, 0.6) == 0.0
+    outputs: list[torch.Tensor] = []
+    d.b8.register_forward_hook(lambda *args: outputs.append(args[2].detach()))
+    for label, yaw, scale in ((0, 0.1, 0.6), (1, 0.1, 0.6), (0, 0.9, 0.6), (0, 0.1, 0.9)):
+        _judge_short(d, label, yaw, scale)
+    for changed in outputs[1:]:  # ... and yet each condition changes the features
+        assert not torch.allclose(outputs[0], changed, rtol=1e-3)
+
+
+def test_without_patches_label_and_camera_can_still_modulate():
+    d = Discriminator(Config().with_overrides([*SHORT_RUN, "training.patch.enabled=false"]))
+    assert d.scalar_enc is None
+    assert d.hyper_mod_mapping is not None
+    logits = d(torch.randn(2, 3, 32, 32), torch.eye(3)[:2], torch.zeros(2, 3) + 1)
+    assert logits.shape == (2,)
+
+
+def test_identity_modulation_starts_as_no_modulation():
+    d = Discriminator(
+        Config().with_overrides([*SHORT_RUN, "model.discriminator.hyper_mod_identity=true"])
+    )
+    outputs: list[torch.Tensor] = []
+    d.b8.register_forward_hook(lambda *args: outputs.append(args[2].detach()))
+    for label, yaw, scale in ((0, 0.1, 0.6), (2, -2.0, 0.9)):
+        _judge_short(d, label, yaw, scale)
+    assert torch.equal(*outputs)
+
+
+def test_camera_multiplier_sets_the_octaves():
+    overrides = [*SHORT_RUN, "model.discriminator.camera_multiplier=8"]
+    head = Discriminator(Config().with_overrides(overrides)).head_mapping
+    assert head is not None
+    assert head.camera_scalar_enc is not None
+    assert head.camera_scalar_enc.dim == 2 * 2 * 3  # yaw and pitch, sin and cos, log2(8) octaves

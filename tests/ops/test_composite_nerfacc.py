@@ -1,7 +1,7 @@
 """composite against an independent implementation: nerfacc's batched volume rendering.
 
-nerfacc (Li et al. 2023) has no 1e-10 in its transmittance, so the two agree to float64 rounding plus
-S * 1e-10.
+nerfacc (Li et al. 2023) has no 1e-10 in its transmittance, so the two agree to float64 rounding
+plus S * 1e-10.
 """
 
 from __future__ import annotations

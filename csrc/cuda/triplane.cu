@@ -10,6 +10,7 @@
 namespace epigraf {
 namespace {
 
+constexpr int kResident = 2;  // blocks on a multiprocessor: room for 128 registers, so none spills
 constexpr int kGridHeight = 1024;  // batch elements beyond it wait for a block to be done
 constexpr int kRun = 8;  // consecutive points whose plane gradients one group of lanes gathers
 
@@ -35,7 +36,7 @@ __device__ void store(T* first, const ChannelBlock<kBlock, T>& block) {
 }
 
 template <int kBlock, typename T>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, kResident)
     triplane_forward_kernel(TriplaneForward<T> p, Lanes lanes) {
   const int64_t point = lanes.group();
   if (point >= p.shape.points) return;
@@ -50,10 +51,8 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-// Two blocks to a multiprocessor leave it the registers that it wants: without them it spills
-// (sm_120).
 template <int kBlock, typename T>
-__global__ void __launch_bounds__(kBlockThreads, 2)
+__global__ void __launch_bounds__(kBlockThreads, kResident)
     triplane_backward_points_kernel(TriplaneBackward<T> p, Lanes lanes) {
   const int64_t point = lanes.group();
   const bool inside = point < p.shape.points;  // lanes without a point stay for the warp's sums
@@ -129,7 +128,7 @@ struct CellGradient {
 
 // One plane (blockIdx.z), kRun points and kBlock channels a thread.
 template <int kBlock, typename T>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, kResident)
     triplane_backward_planes_kernel(TriplaneBackward<T> p, Lanes lanes) {
   const int plane = int(blockIdx.z);
   const int64_t first = lanes.group() * kRun;

@@ -405,37 +405,38 @@ TEST(a_bad_pixel_reaches_only_its_neighbours) {
   }
 }
 
-// Planes that lie more than 2^32 elements apart, in memory that is reserved but hardly touched.
+// Pixels, rows and planes that lie so far apart that their places need more than 32 bits, in memory
+// that is reserved but hardly touched.
 TEST(indices_beyond_32_bits) {
-  Problem<float> p(make_shape(1, 20, 8, 4, 6));
-  const Answer<float> expected = on_cpu(p);
+  const Problem<float> p(make_shape(1, 20, 8, 4, 6));
   TriplaneShape sparse = p.shape;
-  sparse.plane_stride = (int64_t{1} << 32) + 8;
-  sparse.row_stride = int64_t{1} << 30;
-  const size_t bytes = sizeof(float) * size_t(3 * sparse.plane_stride);
+  sparse.pixel_stride = (int64_t{1} << 29) + 1024;
+  sparse.row_stride = (int64_t{1} << 30) + 64;
+  sparse.plane_stride = (int64_t{1} << 32) + 32768;
+  const size_t bytes = sizeof(float) * (size_t{1} << 34);
   void* memory[2];
   for (void*& block : memory)
     block = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory[0] == MAP_FAILED || memory[1] == MAP_FAILED) return;  // address space is limited here
-  Answer<float> a(p);
   auto* planes = static_cast<float*>(memory[0]);
   auto* grad_planes = static_cast<float*>(memory[1]);
-  const auto for_each_row = [&](auto body) {
-    for (int64_t plane = 0; plane < 3; ++plane)
-      for (int64_t y = 0; y < 4; ++y)
-        body(plane * sparse.plane_stride + y * sparse.row_stride, p.pixel(0, plane, y, 0));
+  const auto for_each_pixel = [&](auto body) {
+    for (int64_t i = 0; i < 3 * 4 * 6; ++i) {
+      const int64_t plane = i / 24, y = i / 6 % 4, x = i % 6;
+      body(plane * sparse.plane_stride + y * sparse.row_stride + x * sparse.pixel_stride,
+           p.pixel(0, plane, y, x));
+    }
   };
-  for_each_row(
-      [&](int64_t far, int64_t near) { std::copy_n(p.planes.data() + near, 6 * 8, planes + far); });
+  for_each_pixel([&](int64_t far, int64_t near) { std::copy_n(&p.planes[near], 8, planes + far); });
+  Answer<float> a(p);
   triplane_forward_cuda<float>({sparse, planes, p.points.data(), a.features.data()}, kStream);
   triplane_backward_cuda<float>(
       {sparse, planes, p.points.data(), p.grad_features.data(), grad_planes, a.grad_points.data()},
       kStream);
-  for_each_row([&](int64_t far, int64_t near) {
-    std::copy_n(grad_planes + far, 6 * 8, a.grad_planes.data() + near);
-  });
-  check_equal(a, expected, rounding<float>(33));
+  for_each_pixel(
+      [&](int64_t far, int64_t near) { std::copy_n(grad_planes + far, 8, &a.grad_planes[near]); });
+  check_equal(a, on_cpu(p), rounding<float>(33));
   for (void* block : memory) munmap(block, bytes);
 }
 

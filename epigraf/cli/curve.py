@@ -99,15 +99,16 @@ def _draw_panel(
     if not every:
         draw.text((left + 16 * s, height / 2), "no values yet", fill=MUTED, font=_font(12))
         return
-    x_range = _widened(min(p[0] for p in every), max(p[0] for p in every), 0.0)
+    x_range = _widened(min(0.0, *(p[0] for p in every)), max(p[0] for p in every), 0.0)
     y_range = _widened(min(p[1] for p in every), max(p[1] for p in every), 0.06)
     right, bottom = left + width - 20 * s, height - 46 * s
     box = _Box(left + 58 * s, 60 * s, right, bottom, x_range, y_range)
     _draw_axes(draw, box, panel.x_label)
     for k, line in enumerate(points):
-        if line:
-            path = [box.at(*p) for p in line]
-            draw.line(path, fill=COLORS[k % len(COLORS)], width=2 * s, joint="curve")
+        color, path = COLORS[k % len(COLORS)], [box.at(*p) for p in line]
+        if len(path) == 1:
+            draw.circle(path[0], 3 * s, fill=color)
+        draw.line(path, fill=color, width=2 * s, joint="curve")
     _draw_legend(draw, panel.series, left + 16 * s, 36 * s)
 
 

@@ -55,3 +55,9 @@ def test_a_line_goes_from_the_first_to_the_last_point() -> None:
     rows, columns = np.nonzero(blue[60 * SCALE : -40 * SCALE])
     assert columns.max() - columns.min() > 300 * SCALE  # spans the axes
     assert rows[columns.argmin()] > rows[columns.argmax()]  # and rises
+
+
+def test_a_single_point_is_a_dot() -> None:
+    picture = draw_curves([Panel("t", "x", [Series("s", [2.0], [1.0])])]).astype(int)
+    blue = (picture - np.array([37, 99, 185])).__abs__().sum(axis=2) < 10
+    assert 20 < blue[60 * SCALE :].sum() < 200

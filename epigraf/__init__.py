@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from epigraf.models.discriminator import Discriminator
     from epigraf.models.generator import Generator
     from epigraf.models.loading import LoadedModel, load
+    from epigraf.models.sampling import Truncation, render_views, styles_from_seeds
     from epigraf.rendering.draws import RandomDraws, ReplayDraws
 
 __version__ = "0.1.0"
@@ -28,6 +29,9 @@ _EXPORTS = {
     "Generator": "epigraf.models.generator",
     "LoadedModel": "epigraf.models.loading",
     "load": "epigraf.models.loading",
+    "Truncation": "epigraf.models.sampling",
+    "render_views": "epigraf.models.sampling",
+    "styles_from_seeds": "epigraf.models.sampling",
     "RandomDraws": "epigraf.rendering.draws",
     "ReplayDraws": "epigraf.rendering.draws",
 }
@@ -39,6 +43,9 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "Generator",
     "Discriminator",
     "LoadedModel",
+    "Truncation",
+    "styles_from_seeds",
+    "render_views",
     "RandomDraws",
     "ReplayDraws",
     "EpigrafError",

@@ -534,8 +534,9 @@ def _yaml_scalar(text: str) -> Any:
 def preset_folders() -> list[Path]:
     """Where presets are looked for: the installed package data, or `configs/` of a source tree."""
     installed = Path(str(resources.files("epigraf"))) / "configs"
-    source = Path(__file__).resolve().parent.parent / "configs"
-    return [folder for folder in (source, installed) if folder.is_dir()]
+    tree = Path(__file__).resolve().parent.parent
+    source = [tree / "configs"] if (tree / "pyproject.toml").is_file() else []
+    return [folder for folder in (*source, installed) if folder.is_dir()]
 
 
 def list_presets() -> dict[str, Path]:

@@ -1,8 +1,9 @@
 // A fiber: a function with a stack of its own that can be left and entered again.
 //
-// On x86-64 a switch is fifteen instructions (about 10 ns); elsewhere it is ucontext's swapcontext.
-// AddressSanitizer is told of every switch. A fiber must not let an exception out, and one that is
-// dropped half-way runs no destructors: it is made for CUDA kernels, whose locals own nothing.
+// On x86-64 a switch is fifteen instructions; elsewhere, and with EPIGRAF_UCONTEXT_FIBERS defined,
+// it is ucontext's swapcontext, ten times slower. AddressSanitizer is told of every switch. A fiber
+// must not let an exception out, and one that is dropped half-way runs no destructors: it is made
+// for CUDA kernels, whose locals own nothing.
 #pragma once
 
 #include <sys/mman.h>
@@ -11,7 +12,7 @@
 #include <cstdint>
 #include <new>
 
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) || defined(EPIGRAF_UCONTEXT_FIBERS)
 #include <ucontext.h>
 #endif
 
@@ -22,7 +23,7 @@
 
 namespace cuda_emulation {
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(EPIGRAF_UCONTEXT_FIBERS)
 // Saves the callee-saved registers and the stack pointer in *leaving, and takes up `entering`.
 __attribute__((naked, noinline)) inline void switch_stack(void** /*leaving*/, void* /*entering*/) {
   asm("pushq %rbp\n\t"

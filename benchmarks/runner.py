@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import json
 import os
@@ -11,7 +12,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,10 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: `case` of `op` in one implementation, in milliseconds of wall time."""
+    """One measurement: `case` of `op` in one implementation, in milliseconds of wall time.
+
+    `peak_mib` is the most memory in use at once above that before the call, where it was measured.
+    """
 
     op: str
     case: str
@@ -32,6 +36,7 @@ class Row:
     median_ms: float
     best_ms: float
     repeats: int
+    peak_mib: float | None = None
 
 
 def measure(
@@ -51,6 +56,41 @@ def measure(
     )
     print(f"{op:10} {case:44} {implementation:12} {row.median_ms:9.2f} ms (best {row.best_ms:.2f})")
     return row
+
+
+def with_peak_memory(row: Row, function: Callable[[], object], device: str) -> Row:
+    """`row` with the peak memory of one more call of `function`, which must have been warmed up."""
+    peak = _cuda_peak(function) if device.startswith("cuda") else _resident_peak(function)
+    if peak is not None:
+        print(f"{row.op:10} {row.case:44} {row.implementation:12} {peak:9.1f} MiB at most")
+    return replace(row, peak_mib=peak)
+
+
+def _cuda_peak(function: Callable[[], object]) -> float:
+    """What torch's allocator handed out, in MiB."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def _resident_peak(function: Callable[[], object]) -> float | None:
+    """Growth of the resident memory in MiB; None elsewhere than on Linux with glibc."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before must count when it is used again
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    except (OSError, AttributeError):
+        return None
+    before = _status("VmRSS")
+    function()
+    return (_status("VmHWM") - before) / 2**10
+
+
+def _status(key: str) -> int:
+    """A line of /proc/self/status in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
 
 
 def command_line(description: str) -> argparse.Namespace:

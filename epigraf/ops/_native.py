@@ -119,14 +119,19 @@ def use_reference(flag: bool = True) -> Iterator[None]:
         _FORCE_REFERENCE.reset(token)
 
 
-def runs_native(tensor: Tensor) -> bool:
-    """Whether the core handles an op on tensors of this dtype and device, here and now.
+def needs_reference(tensor: Tensor) -> bool:
+    """Whether an op on tensors of this dtype must run its plain-torch reference, core or not.
 
-    torch.compile traces the reference, which it can fuse; it cannot look into the core.
+    torch.compile traces the reference, which it can fuse; it cannot look into anything else.
     """
-    if _FORCE_REFERENCE.get() or not available() or torch.compiler.is_compiling():
-        return False
-    if tensor.dtype not in _NATIVE_DTYPES:
+    if _FORCE_REFERENCE.get() or torch.compiler.is_compiling():
+        return True
+    return tensor.dtype not in _NATIVE_DTYPES
+
+
+def runs_native(tensor: Tensor) -> bool:
+    """Whether the core handles an op on tensors of this dtype and device, here and now."""
+    if needs_reference(tensor) or not available():
         return False
     return tensor.device.type == "cpu" or (tensor.device.type == "cuda" and core().cuda_compiled())
 

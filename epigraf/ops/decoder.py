@@ -1,13 +1,16 @@
 """The decoder of a radiance field: a small fully connected network, one density per point.
 
-Legend: P points, F input features, H hidden width, O outputs. The hidden activations of all points
-are many times larger than the input and the output; so a CPU works through the points block by
-block and the backward pass computes a block's activations again (gradient checkpointing inside the
-cache).
+Legend: P points, F input features, O outputs, I inputs of a layer. Source: EG3D (arXiv:2112.07945,
+section 4); blocks: Chen et al., arXiv:1604.06174. Formulas: docs/math/decoder.md.
+
+The hidden activations of all points are many times larger than the input and the output; so a CPU
+works through the points block by block and the backward pass computes a block's activations again
+(gradient checkpointing inside the cache).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from epigraf.ops import _native
 from epigraf.ops._autograd import composable_grads
 from epigraf.ops._checks import check_floating, check_like, check_shape
 
@@ -27,23 +31,26 @@ def decode(
     """Apply linear layers with leaky ReLUs between them; the last output is split off as density.
 
     h_0 = features; h_{i+1} = leaky_relu(h_i W_i^T + b_i), without the nonlinearity in the last
-    layer.
+    layer (decoder 2-4).
 
     Args:
         features: [..., F].
-        weights: one [O_i, I_i] per layer, the first with I_0 = F, the last with O >= 2.
-        biases: one [O_i] per layer.
-        slope: of the leaky ReLU for negative values, > 0.
+        weights: one [O_i, I_i] per layer, the first with I_0 = F, the last with O >= 2; as they
+            are used, with all gains (decoder 1).
+        biases: one [O_i] per layer, likewise.
+        slope: of the leaky ReLU for negative values, finite and >= 0.
 
     Returns:
         The first O - 1 outputs [..., O - 1], and the last one [...]; both contiguous.
 
     Differentiable in features, weights and biases; second derivatives run through plain torch.
-    Raises ValueError for a wrong shape or device, TypeError for a wrong dtype.
+    On a CPU float32 and float64 go block by block, all else through plain torch. Two runs with the
+    same number of threads agree bit for bit.
+    Raises ValueError for a wrong shape, device or slope, TypeError for a wrong dtype.
     """
-    _check(features, weights, biases)
-    flat = features.reshape(-1, features.shape[-1])
-    if flat.device.type == "cpu":
+    _check(features, weights, biases, slope)
+    flat = features.reshape(features.shape[:-1].numel(), features.shape[-1])
+    if flat.device.type == "cpu" and not _native.needs_reference(flat):
         rest, last = _Decode.apply(slope, flat, *weights, *biases)
     else:
         rest, last = _decode_reference(flat, weights, biases, slope)
@@ -63,7 +70,7 @@ def _decode_reference(
 
 
 class _Decode(torch.autograd.Function):
-    """Blocks of points, each with all its layers; keeps the inputs only."""
+    """Blocks of points, each with all its layers; keeps the inputs only (decoder 9)."""
 
     @staticmethod
     def forward(ctx: Any, slope: float, features: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +103,8 @@ class _Decode(torch.autograd.Function):
             needed, grads = ctx.needs_input_grad[1:], (grad_rest, grad_last)
             return None, *composable_grads(reference, (features, *params), needed, grads)
         weights, biases = params[:layers], params[layers:]
-        grad_params = [torch.zeros_like(p) for p in params]
+        wanted = zip(params, ctx.needs_input_grad[2:], strict=True)
+        grad_params = [torch.zeros_like(p) if need else None for p, need in wanted]
         grad_features = torch.empty_like(features) if ctx.needs_input_grad[1] else None
         for start in range(0, len(features), _BLOCK):
             part = slice(start, start + _BLOCK)
@@ -110,7 +118,7 @@ class _Decode(torch.autograd.Function):
 def _hidden(
     features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float
 ) -> list[Tensor]:
-    """The input and the activation of every hidden layer."""
+    """The input and the activation of every hidden layer (decoder 3)."""
     hidden = [features]
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
         hidden.append(F.leaky_relu_(torch.addmm(bias, hidden[-1], weight.T), slope))
@@ -120,7 +128,7 @@ def _hidden(
 def _join(
     grad_rest: Tensor | None, grad_last: Tensor | None, part: slice, like: Tensor, width: int
 ) -> Tensor:
-    """The gradient of a block's outputs [P, O]."""
+    """The gradient of a block's outputs [P, O] (decoder 5)."""
     grad = like.new_empty(len(like), width)
     grad[:, :-1] = 0 if grad_rest is None else grad_rest[part]
     grad[:, -1] = 0 if grad_last is None else grad_last[part]
@@ -132,17 +140,20 @@ def _block_backward(
     hidden: list[Tensor],
     weights: Sequence[Tensor],
     slope: float,
-    grad_params: list[Tensor],
+    grad_params: list[Tensor | None],
     grad_features: Tensor | None,
 ) -> None:
     """Add a block's gradients to those of the parameters and write that of its features."""
     layers = len(weights)
     for i in reversed(range(layers)):
-        _add_outer(grad_params[i], grad, hidden[i])
-        grad_params[layers + i] += grad.sum(0)
-        if i > 0:
+        grad_weight, grad_bias = grad_params[i], grad_params[layers + i]
+        if grad_weight is not None:  # (decoder 6)
+            _add_outer(grad_weight, grad, hidden[i])
+        if grad_bias is not None:
+            grad_bias += grad.sum(0)
+        if i > 0:  # (decoder 7); True: the sign is that of the activation
             grad = torch.ops.aten.leaky_relu_backward(grad @ weights[i], hidden[i], slope, True)
-        elif grad_features is not None:
+        elif grad_features is not None:  # (decoder 8)
             torch.mm(grad, weights[0], out=grad_features)
 
 
@@ -155,9 +166,15 @@ def _add_outer(total: Tensor, grad: Tensor, x: Tensor) -> None:
         total.T.addmm_(x.T, grad)
 
 
-def _check(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+def _check(
+    features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float
+) -> None:
     op = "decode"
     check_floating(op, "features", features)
+    if features.ndim == 0:
+        raise ValueError(f"{op}: features must have shape [..., F], got []")
+    if not (math.isfinite(slope) and slope >= 0):
+        raise ValueError(f"{op}: slope must be finite and >= 0, got {slope}")
     if not weights or len(weights) != len(biases):
         raise ValueError(
             f"{op}: weights and biases must be as many and at least one, "

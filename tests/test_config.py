@@ -20,7 +20,8 @@ def test_defaults_are_the_official_ones():
     assert cfg.num_fine_steps == 48
     big = cfg.with_overrides(["dataset.resolution=512"])
     assert big.gamma == pytest.approx(0.8192)
-    assert big.num_start_blocks == 3 and big.patch_min_scale == 0.125
+    assert big.num_start_blocks == 3
+    assert big.patch_min_scale == 0.125
 
 
 @pytest.mark.parametrize(

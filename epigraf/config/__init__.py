@@ -1,0 +1,60 @@
+"""The configuration: frozen, typed and strict.
+
+Keys that the official EpiGRAF configuration has keep their official names and defaults; the others
+are ours and are marked so. YAML presets hold only their differences from these defaults. An unknown
+key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+from epigraf.config.presets import list_presets, load_config, preset_folders
+from epigraf.config.sections import (
+    AugmentConfig,
+    AugmentMode,
+    AugmentProbs,
+    BackgroundConfig,
+    BackgroundType,
+    CameraConfig,
+    CameraDist,
+    ClampMode,
+    DatasetConfig,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    LastInterval,
+    LossConfig,
+    MlpConfig,
+    ModelConfig,
+    OptimConfig,
+    PatchConfig,
+    PatchDistribution,
+    TrainingConfig,
+    TriPlaneConfig,
+)
+from epigraf.config.tree import Config
+
+__all__ = [
+    "AugmentConfig",
+    "AugmentMode",
+    "AugmentProbs",
+    "BackgroundConfig",
+    "BackgroundType",
+    "CameraConfig",
+    "CameraDist",
+    "ClampMode",
+    "Config",
+    "DatasetConfig",
+    "DiscriminatorConfig",
+    "GeneratorConfig",
+    "LastInterval",
+    "LossConfig",
+    "MlpConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PatchConfig",
+    "PatchDistribution",
+    "TrainingConfig",
+    "TriPlaneConfig",
+    "list_presets",
+    "load_config",
+    "preset_folders",
+]

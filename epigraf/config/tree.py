@@ -1,0 +1,145 @@
+"""The whole configuration: its sections together, what follows from them, what must fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+
+from epigraf.config.sections import DatasetConfig, ModelConfig, Section, TrainingConfig
+from epigraf.config.text import apply_override, explain
+from epigraf.errors import ConfigError
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    name: str = "custom"
+    dataset: DatasetConfig = DatasetConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        _check_powers_of_two(self)
+        _check_patches(self)
+        _check_batch(self)
+        if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
+            raise ValueError("dataset.object_radius must be smaller than dataset.camera.radius")
+        return self
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """Build a configuration from nested plain values.
+
+        Raises:
+            ConfigError: an unknown key (with the nearest known one) or a value out of range.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, ready for YAML or JSON; `from_dict` gives the same Config back."""
+        return self.model_dump(mode="json")
+
+    def with_overrides(self, overrides: Iterable[str]) -> Config:
+        """A copy with `a.b=c` assignments applied (values are parsed as YAML)."""
+        values = self.to_dict()
+        for override in overrides:
+            apply_override(values, override, Config)
+        return Config.from_dict(values)
+
+    @property
+    def gamma(self) -> float:
+        """The R1 weight in force: `auto` is 0.0002 * resolution^2 / batch_size."""
+        if self.training.gamma == "auto":
+            return 0.0002 * self.dataset.resolution**2 / self.training.batch_size
+        return self.training.gamma
+
+    @property
+    def patch_min_scale(self) -> float:
+        """The smallest patch scale that training reaches."""
+        trg = self.training.patch.min_scale_trg
+        return trg if trg is not None else self.train_resolution / self.dataset.resolution
+
+    @property
+    def train_resolution(self) -> int:
+        """Side in pixels of what the discriminator sees."""
+        patch = self.training.patch
+        return patch.resolution if patch.enabled else self.dataset.resolution
+
+    @property
+    def num_start_blocks(self) -> int:
+        """Discriminator blocks that do not downsample."""
+        given = self.model.discriminator.num_additional_start_blocks
+        if given is not None:
+            return given
+        return round(math.log2(self.dataset.resolution / self.train_resolution))
+
+    @property
+    def c_dim(self) -> int:
+        """Width of the labels that the networks see (0 without `training.use_labels`)."""
+        return self.dataset.c_dim if self.training.use_labels else 0
+
+    @property
+    def batch_gpu(self) -> int:
+        """Images of one forward pass; smaller than the batch means gradient accumulation."""
+        return self.training.batch_gpu or self.training.batch_size
+
+    @property
+    def num_fine_steps(self) -> int:
+        """Importance samples per ray in training."""
+        g = self.model.generator
+        return g.num_ray_steps if g.num_fine_steps is None else g.num_fine_steps
+
+    @property
+    def ema_kimg(self) -> float:
+        """Half-life of the weight average in kimg."""
+        return self.training.batch_size * self.model.generator.ema_multiplier
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n > 0 and n & (n - 1) == 0
+
+
+def _check_powers_of_two(cfg: Config) -> None:
+    sizes = {
+        "dataset.resolution": cfg.dataset.resolution,
+        "model.generator.tri_plane.res": cfg.model.generator.tri_plane.res,
+        "training.patch.resolution": cfg.training.patch.resolution,
+    }
+    for key, size in sizes.items():
+        if not _is_power_of_two(size):
+            raise ValueError(f"{key} must be a power of two, got {size}")
+
+
+def _check_patches(cfg: Config) -> None:
+    patch = cfg.training.patch
+    if not patch.enabled:
+        return
+    if patch.resolution > cfg.dataset.resolution:
+        raise ValueError(
+            f"training.patch.resolution {patch.resolution} must not exceed "
+            f"dataset.resolution {cfg.dataset.resolution}"
+        )
+    if cfg.patch_min_scale > patch.max_scale:
+        raise ValueError(
+            f"training.patch.min_scale_trg {cfg.patch_min_scale:g} must not exceed "
+            f"training.patch.max_scale {patch.max_scale:g}"
+        )
+
+
+def _check_batch(cfg: Config) -> None:
+    total, part = cfg.training.batch_size, cfg.batch_gpu
+    group = cfg.model.discriminator.mbstd_group_size
+    if total % part:
+        raise ValueError(f"training.batch_gpu {part} must divide training.batch_size {total}")
+    if part % min(group, part):
+        raise ValueError(
+            f"images per pass ({part}) must be a multiple of "
+            f"model.discriminator.mbstd_group_size {group}"
+        )

@@ -17,7 +17,19 @@ from typer.core import TyperGroup
 
 from epigraf import __version__
 from epigraf.allocator import keep_freed_memory
-from epigraf.cli import configs, data, demo, export, info, mesh, metrics, sample, train, video
+from epigraf.cli import (
+    configs,
+    data,
+    demo,
+    export,
+    history,
+    info,
+    mesh,
+    metrics,
+    sample,
+    train,
+    video,
+)
 from epigraf.errors import EpigrafError
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -119,6 +131,7 @@ app.command()(video.video)
 app.command()(mesh.mesh)
 app.add_typer(data.app, name="data")
 app.command()(export.export)
+app.command()(history.history)
 app.command()(metrics.metrics)
 app.command()(demo.demo)
 app.command()(info.info)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 OBJECTS, VIEWS, DATA_SEED = 300, 8, 0
 SIDE, CELLS, FRAMES, TURN_VIEWS, FPS = 128, 9, 32, 8, 16
 MESH_RESOLUTION, PSI = 96, 0.7
-GROWTH, GROWTH_OBJECTS = 8, 4
 
 
 @dataclass
@@ -103,6 +101,7 @@ def _render(
     loaded: LoadedModel, result: RunResult, out: Path, watch: Stopwatch
 ) -> tuple[Pictures, Mesh]:
     """All pictures, the video and the mesh."""
+    from epigraf.cli.history import growth, learning_curve
     from epigraf.cli.media import save_picture
     from epigraf.cli.page import Pictures
 
@@ -112,8 +111,8 @@ def _render(
         _turntable(loaded, out)
     with watch.measure("mesh"):
         mesh = _mesh(loaded, out / "object.glb")
-    save_picture(_curve(result.folder), out / "curve.png")
-    save_picture(_growth(result.folder, loaded.config.dataset.resolution), out / "growth.png")
+    save_picture(learning_curve(result.folder), out / "curve.png")
+    save_picture(growth(result.folder, loaded.config.dataset.resolution), out / "growth.png")
     return Pictures(
         video=out / "turntable.mp4",
         strip=out / "turns.png",
@@ -167,45 +166,6 @@ def _mesh(loaded: LoadedModel, path: Path) -> Mesh:
     mesh = extract_mesh(object_field(loaded.generator, ws), loaded.config, options)
     save_mesh(mesh, path)
     return mesh
-
-
-def _growth(folder: Path, side: int) -> np.ndarray:
-    """One view of the first objects of the run's preview grids, a column for each time."""
-    import numpy as np
-    from PIL import Image
-
-    rows = GROWTH_OBJECTS * side
-    columns = [np.asarray(Image.open(path))[:rows, :side] for path in growth_files(folder)]
-    small = np.concatenate(columns, axis=1)
-    zoom = max(1, SIDE // side)
-    size = (small.shape[1] * zoom, small.shape[0] * zoom)
-    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
-
-
-def growth_files(folder: Path) -> list[Path]:
-    """Up to GROWTH preview grids of a run, evenly spread from the first to the last."""
-    grids = [folder / "fakes_init.png", *sorted(folder.glob("fakes[0-9]*.png"))]
-    steps = min(GROWTH, len(grids)) - 1
-    return [grids[round(i * (len(grids) - 1) / max(steps, 1))] for i in range(steps + 1)]
-
-
-def _curve(folder: Path) -> np.ndarray:
-    """Losses and what the discriminator thinks, from the run's stats.jsonl."""
-    from epigraf.cli.curve import Panel, draw_curves, read_series
-
-    lines = (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    losses = [
-        read_series(rows, "generator", "Loss/G/loss"),
-        read_series(rows, "discriminator", "Loss/D/loss"),
-    ]
-    scores = [
-        read_series(rows, "real pictures", "Loss/scores/real"),
-        read_series(rows, "generated pictures", "Loss/scores/fake"),
-    ]
-    return draw_curves(
-        [Panel("Losses", "kimg", losses), Panel("Scores of the discriminator", "kimg", scores)]
-    )
 
 
 def _page(

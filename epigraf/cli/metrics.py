@@ -36,10 +36,11 @@ def metrics(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Measure Frechet and kernel distance, precision and recall against a data set.
+    """Measure Frechet and kernel distance, precision, recall and diversity against a data set.
 
     The built-in features (rc64: fixed random filters) need no download; their scores are named
-    after them and cannot be compared with published FID. Every result carries its protocol.
+    after them and cannot be compared with published FID. Diversity is the distance between fakes
+    of one class over that between reals. Every result carries its protocol.
 
     [bold]Examples[/bold]
 

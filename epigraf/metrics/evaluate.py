@@ -21,6 +21,7 @@ from torch import Tensor
 from epigraf.config import CameraDist
 from epigraf.data.images import ImageDataset
 from epigraf.errors import DataError
+from epigraf.metrics.diversity import class_diversity
 from epigraf.metrics.features import FeatureExtractor, RandomConv64, to_uint8
 from epigraf.metrics.fid import Gaussian, fit_gaussian, frechet_distance
 from epigraf.metrics.kid import draw_subsets, kid
@@ -68,6 +69,7 @@ class MetricResult:
 class _Reals:
     features: np.ndarray
     gaussian: Gaussian
+    diversity: float
 
 
 class Evaluator:
@@ -106,9 +108,12 @@ class Evaluator:
         began = time.monotonic()
         reals = self.reals(dataset)
         _check(generator, dataset, num_samples, len(reals.features))
-        pictures = fakes(generator, dataset, num_samples, self.protocol, draws=draws)
-        fake = torch.cat([self.features(images) for images in pictures]).cpu().numpy()
-        values = self._scores(reals, fake, draws)
+        made = fakes(generator, dataset, num_samples, self.protocol, draws=draws)
+        pairs = [(self.features(images).cpu(), classes) for images, classes in made]
+        fake, classes = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        values = self._scores(reals, fake.numpy(), draws)
+        diversity = class_diversity(fake, classes) / reals.diversity
+        values[f"diversity_{self.features.name}"] = diversity
         card = self._card(generator, dataset, len(reals.features), num_samples)
         return MetricResult(values, card, time.monotonic() - began)
 
@@ -116,9 +121,12 @@ class Evaluator:
         """Features of the reals, cached by the data set's digest."""
         key = dataset_digest(dataset) + f":{self.protocol.max_reals}"
         if key not in self._reals:
-            features = [self.features(images) for images in _real_images(dataset, self.protocol)]
-            array = torch.cat(features).cpu().numpy()
-            self._reals[key] = _Reals(array, fit_gaussian(array))
+            items = _real_items(dataset, self.protocol)
+            features = torch.cat([self.features(x).cpu() for x in _real_images(dataset, items)])
+            classes = _classes(torch.stack([dataset.label(int(i)) for i in items]))
+            array = features.numpy()
+            diversity = class_diversity(features, classes)
+            self._reals[key] = _Reals(array, fit_gaussian(array), diversity)
         return self._reals[key]
 
     def _scores(self, reals: _Reals, fake: np.ndarray, draws: Draws) -> dict[str, float]:
@@ -192,8 +200,8 @@ def fakes(
     protocol: Protocol,
     *,
     draws: Draws,
-) -> Iterator[Tensor]:
-    """Generated images uint8 [B, 3, R, R], `num_samples` in all."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Generated images uint8 [B, 3, R, R] and their classes [B], `num_samples` in all."""
     camera = generator.cfg.dataset.camera
     conditioned = generator.cfg.model.generator.camera_cond
     angles_of_items = dataset.all_angles()
@@ -216,14 +224,24 @@ def fakes(
             truncation_psi=protocol.truncation,
             draws=draws,
         ).image
-        yield to_uint8(image).cpu()
+        yield to_uint8(image).cpu(), _classes(labels).cpu()
 
 
-def _real_images(dataset: ImageDataset, protocol: Protocol) -> Iterator[Tensor]:
-    """The images without their mirrored copies, uint8 [B, 3, R, R]."""
+def _classes(labels: Tensor) -> Tensor:
+    """Class indices [N] of labels [N, c_dim]; all the same without labels."""
+    return labels.argmax(dim=1) if labels.shape[1] else torch.zeros(len(labels), dtype=torch.long)
+
+
+def _real_items(dataset: ImageDataset, protocol: Protocol) -> np.ndarray:
+    """Which items count as reals: those without their mirrored copies."""
     items = np.arange(len(dataset.names))
     if protocol.max_reals is not None and protocol.max_reals < len(items):
         items = np.sort(np.random.RandomState(0).permutation(items)[: protocol.max_reals])
+    return items
+
+
+def _real_images(dataset: ImageDataset, items: np.ndarray) -> Iterator[Tensor]:
+    """The images of items, uint8 [B, 3, R, R]."""
     for start in range(0, len(items), 128):
         yield torch.stack([dataset.image(int(i)) for i in items[start : start + 128]])
 

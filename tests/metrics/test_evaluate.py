@@ -86,7 +86,8 @@ class CountingFeatures:
 def test_scores_have_names_values_and_a_card(posed: Path) -> None:
     generator, dataset = _generator(_config()), _dataset(posed)
     result = evaluate_generator(generator, dataset, 9, draws=RandomDraws(0), protocol=QUICK)
-    assert list(result.values) == ["fd_rc64", "kd_rc64", "precision_rc64", "recall_rc64"]
+    scores = ("fd", "kd", "precision", "recall", "diversity")
+    assert list(result.values) == [f"{score}_rc64" for score in scores]
     assert all(np.isfinite(v) for v in result.values.values())
     card = json.loads(result.to_json())["card"]
     assert (card["num_reals"], card["num_fakes"], card["resolution"]) == (NUM_IMAGES, 9, 16)
@@ -129,9 +130,12 @@ def test_fakes_are_pictures_under_the_poses_of_the_items(
         return forward(z, c, angles, condition, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(generator, "forward", spy)
-    pictures = torch.cat(list(fakes(generator, dataset, 10, QUICK, draws=RandomDraws(0))))
+    made = list(fakes(generator, dataset, 10, QUICK, draws=RandomDraws(0)))
+    pictures, classes = (torch.cat(parts) for parts in zip(*made, strict=True))
     assert pictures.shape == (10, 3, 16, 16)
     assert pictures.dtype == torch.uint8
+    assert classes.shape == (10,)
+    assert (classes.unique().numel() > 1) == labels
     known = {tuple(a.tolist()) for a in dataset.all_angles()}
     for angles, condition in seen:
         assert {tuple(a.tolist()) for a in angles} <= known

@@ -277,6 +277,7 @@ class TrainingConfig(Section):
     r1_interval: int = Field(16, ge=1)
     reuse_fakes: bool = False  # ours: the D step takes the fakes of the G step
     use_labels: bool = False
+    group_labels: bool = False  # ours: each minibatch-stddev group is of one class
     mirror: bool = True
     kimg: float = Field(50000, gt=0)
     minutes: float | None = Field(None, gt=0)  # ours: stop after this much wall time

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,22 @@ class ImageDataset:
     def label(self, item: int) -> Tensor:
         """One-hot or vector label of an item, float32 [K]."""
         return self._labels[self._locate(item)[0]]
+
+    def alike(self, item: int) -> Tensor:
+        """All items with the label of this one, itself included, ascending, int64 [n]."""
+        return self._members[int(self._classes[self._locate(item)[0]])]
+
+    @cached_property
+    def _classes(self) -> Tensor:
+        """Number [len(names)] of each image's label among the different ones."""
+        if self.label_dim == 0:
+            return torch.zeros(len(self.names), dtype=torch.long)
+        return torch.unique(self._labels, dim=0, return_inverse=True)[1]
+
+    @cached_property
+    def _members(self) -> list[Tensor]:
+        classes = self._classes.repeat(2 if self.mirror else 1)
+        return [(classes == k).nonzero()[:, 0] for k in range(int(classes.max()) + 1)]
 
     def angles(self, item: int) -> Tensor:
         """(yaw, pitch, roll) of an item in radians, float32 [3]; zeros without poses."""

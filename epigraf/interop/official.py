@@ -98,14 +98,17 @@ def discriminator_state_from_official(state: Mapping[str, Tensor]) -> dict[str, 
     """An official discriminator state dict for ``Discriminator.load_state_dict``.
 
     The dead ``fromrgb`` of all blocks but the first (the one of the highest resolution) are left
-    out.
+    out, and so is the embedding of patches that no hyper-modulation reads.
     """
     resolutions = [int(m.group(1)) for name in state if (m := _FROMRGB.match(name))]
     first = max(resolutions, default=0)
+    embeds = any(name.startswith("hyper_mod_mapping.") for name in state)
 
     def ours(name: str) -> str | None:
-        dead = _FROMRGB.match(name)
-        if _CONSTANT.search(name) or (dead and int(dead.group(1)) != first):
+        from_rgb = _FROMRGB.match(name)
+        dead = from_rgb is not None and int(from_rgb.group(1)) != first
+        dead |= name.startswith("scalar_enc.") and not embeds
+        if _CONSTANT.search(name) or dead:
             return None
         if not re.match(r"(b\d+|scalar_enc|hyper_mod_mapping|head_mapping)\.", name):
             raise CheckpointError(f"official discriminator: unknown tensor {name!r}")
@@ -158,6 +161,8 @@ def config_from_official(
             )
     _check_view_head(values)
     _move_augment(values)
+    if _get(values, "training.patch.enabled") is False:
+        _pop(values, "training.patch.min_scale_trg")  # may exceed 1, and says nothing
     for key in _DROPPED:
         _pop(values, key)
     _drop_empty(values)

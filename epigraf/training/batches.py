@@ -39,7 +39,7 @@ class DatasetSource:
 
     def __init__(self, state: State, dataset: ImageDataset) -> None:
         self._state, self._dataset = state, dataset
-        items = state.sampler.next_batch(state.cfg.training.batch_size)
+        items = self._grouped(state.sampler.next_batch(state.cfg.training.batch_size))
         batch, device = dataset.batch(items), state.device
         self._reals = Batch(
             batch.images.to(device), batch.labels.to(device), batch.angles.to(device)
@@ -58,7 +58,7 @@ class DatasetSource:
         state = self._state
         cfg, draws, device = state.cfg, state.draws, state.device
         n = cfg.training.batch_size
-        items = draws.integers("fake_item", len(self._dataset), (n,)).tolist()
+        items = self._grouped(draws.integers("fake_item", len(self._dataset), (n,)).tolist())
         labels = torch.stack([self._dataset.label(i) for i in items])
         angles = self._angles(items)
         z = draws.normal("z", (n, cfg.model.generator.z_dim), torch.empty(0))
@@ -66,6 +66,26 @@ class DatasetSource:
         if cfg.model.generator.camera_cond:
             cond = spoof_angles(angles, schedule.spoof_probability, draws=draws).to(device)
         return FakeInputs(z.to(device), labels.to(device), angles.to(device), cond)
+
+    def _grouped(self, items: list[int]) -> list[int]:
+        """With `training.group_labels`, items such that minibatch-stddev groups are of one class.
+
+        Groups are strided: of a pass of P items in groups of G, item i is in group i mod P/G. The
+        first P/G items stay, the others are drawn from the class of their group. A discriminator
+        with labels then sees how varied a class is; groups of many classes look varied anyway.
+        """
+        cfg = self._state.cfg
+        if not cfg.training.group_labels:
+            return items
+        group = min(cfg.model.discriminator.mbstd_group_size, cfg.batch_gpu)
+        groups = cfg.batch_gpu // group
+        picks = self._state.draws.random("group_item", (len(items),)).tolist()
+        chosen = []
+        for i, (item, pick) in enumerate(zip(items, picks, strict=True)):
+            place = i % cfg.batch_gpu
+            alike = self._dataset.alike(items[i - place + place % groups])
+            chosen.append(item if place < groups else int(alike[int(pick * len(alike))]))
+        return chosen
 
     def _angles(self, items: list[int]) -> Tensor:
         """Cameras [B, 3] to render from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -39,10 +40,18 @@ class Case:
         return ReplayDraws([(name, self.tensors[name]) for name in names])
 
     def config(self) -> Config:
-        """The case's configuration as ours."""
+        """The case's configuration as ours.
+
+        The batch of its training section is not that of the case, and need not fit its groups.
+        """
         labels = [v for k, v in self.tensors.items() if k == "in/c" or k.endswith("/in.c")]
         c_dim = labels[0].shape[1] if labels else None
-        return config_from_official(self.info["config"], z_dim=self.info.get("z_dim"), c_dim=c_dim)
+        z = self.tensors.get("in/z")
+        z_dim = self.info.get("z_dim") if z is None else z.shape[1]
+        tree = copy.deepcopy(self.info["config"])
+        group = tree.get("model", {}).get("discriminator", {}).get("mbstd_group_size")
+        tree.setdefault("training", {}).update(batch_size=group or 1, batch_gpu=None)
+        return config_from_official(tree, z_dim=z_dim, c_dim=c_dim)
 
     def required(self) -> set[str]:
         """Every tensor that a runner must recompute."""

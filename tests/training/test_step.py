@@ -10,6 +10,7 @@ import torch
 
 from epigraf.config import Config
 from epigraf.data.images import ImageDataset
+from epigraf.errors import ConfigError
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.generator import Generator, View
 from epigraf.rendering.draws import RandomDraws
@@ -223,3 +224,32 @@ def test_a_prior_gives_cameras_that_the_data_does_not_have(
     assert bool(((inputs.angles[:, 0] - 2).abs() <= 0.1).all())
     assert inputs.angles_cond is not None
     assert torch.equal(inputs.angles, inputs.angles_cond)
+
+
+def test_grouped_labels_fill_each_stddev_group_with_one_class(
+    small_config: Config, small_data: Path
+) -> None:
+    cfg = small_config.with_overrides(
+        ["training.group_labels=true", "training.batch_size=12", "training.batch_gpu=6",
+         "model.discriminator.mbstd_group_size=3"]
+    )  # fmt: skip
+    state, dataset = _begin(cfg, small_data)
+    schedule = schedule_at(state.cfg, 0)
+    firsts, items = set(), set()
+    for _ in range(20):
+        source = DatasetSource(state, dataset)
+        for labels in (source.reals().labels, source.fakes(schedule).labels):
+            for part in labels.argmax(dim=1).split(6):  # two strided groups: 0 2 4 and 1 3 5
+                assert len(set(part[0::2].tolist())) == 1
+                assert len(set(part[1::2].tolist())) == 1
+                firsts.add((int(part[0]), int(part[1])))
+        items |= {image.numpy().tobytes() for image in source.reals().images}
+    assert len(firsts) == 9  # every pair of the three classes has come
+    assert len(items) == len(dataset)  # and every image
+
+
+def test_grouped_labels_need_labels(small_config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"group_labels needs training\.use_labels=true"):
+        small_config.with_overrides(
+            ["training.group_labels=true", "training.use_labels=false", "dataset.c_dim=0"]
+        )

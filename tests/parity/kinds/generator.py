@@ -155,22 +155,28 @@ class _Scene:
 def _compare_images(
     case: Case, report: Report, scene: _Scene, image: Image, draws: ReplayDraws, renderings: int
 ) -> None:
-    """Compare the pictures; each further one may have its own recorded rendering, in this order."""
+    """Compare the pictures; each further one may have its own recorded rendering, in their order
+    in the case's list of tensors.
+    """
     out = case.prefix("out/")
-    pictures = {"img": image.image}
-    variants = {name: change for name, change in _VARIANTS.items() if name in out}
+    listed = [name.removeprefix("out/") for name in case.info.get("tensors", {})]
+    names = sorted(out, key=lambda name: listed.index(name) if name in listed else -1)
+    depth_has_own = renderings > 1 + sum(name in _VARIANTS for name in names)
 
     def render(change: dict[str, bool]) -> Image:
         view = replace(scene.view, **change)
         again = draws if draws.remaining else _draws_of_rendering(case, scene.generator)
         return _render(case, scene.generator, scene.ws, view, again)
 
-    if "depth" in out:
-        own = renderings > 1 + len(variants)
-        pictures["depth"] = render({}).depth if own else image.depth
-    for name, change in variants.items():
-        pictures[name] = render(change).image
-    for name, ours in pictures.items():
+    for name in names:
+        if name == "img":
+            ours = image.image
+        elif name == "depth":
+            ours = render({}).depth if depth_has_own else image.depth
+        elif name in _VARIANTS:
+            ours = render(_VARIANTS[name]).image
+        else:
+            continue
         report.compare(f"out/{name}", ours, out[name], rtol=IMAGE_RTOL)
     draws.finish()
 

@@ -1,6 +1,6 @@
 """Loss cases: each phase from the stored weights, its scores, reported numbers and gradients.
 
-A phase may combine passes: Gmain, Greg, Gall (both), Dmain, Dreg, Dall (both).
+A phase may combine passes: Gmain, Greg (also Greg_pl), Gall (both), Dmain, Dreg, Dall (both).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ IMAGE_RTOL = 2e-4
 _PASSES = {
     "Gmain": ("Gmain",),
     "Greg": ("Greg",),
+    "Greg_pl": ("Greg",),
     "Gall": ("Gmain", "Greg"),
     "Gboth": ("Gmain", "Greg"),
     "Dmain": ("Dmain",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _OFFICIAL = {
     Phase.GENERATOR: ("Gall", "Gmain", "Gboth"),
-    Phase.PATH_LENGTH: ("Greg",),
+    Phase.PATH_LENGTH: ("Greg_pl", "Greg"),
     Phase.DISCRIMINATOR: ("Dmain", "Dall", "Dboth"),
     Phase.R1: ("Dreg",),
 }
@@ -124,8 +125,8 @@ class Iteration:
         else:
             ours = dict(self.state.discriminator.named_parameters())
         for name, expected in norms.items():
-            if name not in ours and ".fromrgb." in name:
-                reason = "only the first block reads the image; dead parameters do not exist here"
+            if name not in ours and re.search(r"\.fromrgb\.|^scalar_enc\.", name):
+                reason = "never acts (a later fromrgb, an embedding that nobody reads)"
                 self.report.deliberate(f"{full}/param_norm {name}", reason)
                 continue
             value = ours[name].detach().norm()

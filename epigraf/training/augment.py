@@ -24,6 +24,7 @@ from epigraf.training.wavelets import (
     MARGIN,
     band_matrices,
     downsampling_matrix,
+    reflected,
     upsampling_matrix,
 )
 
@@ -85,21 +86,30 @@ class AugmentPipe(nn.Module):
     def _warp(self, images: Tensor, plane: Tensor) -> Tensor:
         """Resample images [B, 3, H, W] at the inverse map `plane` [B, 3, 3] (output -> input)."""
         height, width = images.shape[2:]
-        x, y = _warped_positions(plane, height, width)
-        (left, right), (top, bottom) = _needed(x, width), _needed(y, height)
-        rows = self._matrix(upsampling_matrix, height, images)[top:bottom]
-        columns = self._matrix(upsampling_matrix, width, images)[left:right]
+        left, top, right, bottom = _margins(plane, height, width)
+        columns = self._upsampling(width, left, right, images)
+        rows = self._upsampling(height, top, bottom, images)
         fine = rows @ images @ columns.mT
+        x, y = _warped_positions(plane, height, width)
         grid = torch.stack(
             [
-                (2 * (x - left) + 1) / (right - left) - 1,
-                (2 * (y - top) + 1) / (bottom - top) - 1,
+                (2 * (2 * (x + left)) + 1) / fine.shape[3] - 1,
+                (2 * (2 * (y + top)) + 1) / fine.shape[2] - 1,
             ],
             dim=-1,
         )
         warped = _GridSample.apply(fine, grid.to(images.dtype))
         down_rows = self._matrix(downsampling_matrix, height, images)
         return down_rows @ warped @ self._matrix(downsampling_matrix, width, images).mT
+
+    def _upsampling(self, size: int, before: int, after: int, like: Tensor) -> Tensor:
+        """[2M, N] doubles an axis of N pixels that is reflected by `before` and `after` pixels
+        (M = before + N + after)."""
+        extended = before + size + after
+        matrix = self._matrix(upsampling_matrix, 3 * size - 2, like)[: 2 * extended, :extended]
+        source = reflected(torch.arange(-before, size + after, device=like.device), size)
+        folded = like.new_zeros(2 * extended, size)
+        return folded.index_add_(1, source, matrix)
 
     def _filter(self, images: Tensor, gains: Tensor) -> Tensor:
         """Amplify frequency bands by gains [B, 4], along both axes."""
@@ -110,8 +120,8 @@ class AugmentPipe(nn.Module):
 
 
 def _warped_positions(plane: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where the fine output pixels come from: indices (x, y) [B, H', W'] into the rows of
-    `upsampling_matrix`, H' = 2(H + 2 MARGIN)."""
+    """Where the fine output pixels come from: pixels (x, y) [B, H', W'] of the image, H' = 2(H + 2
+    MARGIN)."""
     fine_x = torch.arange(2 * (width + 2 * MARGIN), dtype=plane.dtype, device=plane.device)
     fine_y = torch.arange(2 * (height + 2 * MARGIN), dtype=plane.dtype, device=plane.device)
     x = (fine_x / 2 - MARGIN - (width - 1) / 2)[None, None, :]
@@ -119,15 +129,22 @@ def _warped_positions(plane: Tensor, height: int, width: int) -> tuple[Tensor, T
     m = plane[:, :, :, None, None]
     source_x = m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2] + (width - 1) / 2
     source_y = m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2] + (height - 1) / 2
-    return 2 * (source_x + width - 1), 2 * (source_y + height - 1)
+    return source_x, source_y
 
 
-def _needed(index: Tensor, size: int) -> tuple[int, int]:
-    """The range of rows of `upsampling_matrix` that bilinear reads at `index` touch."""
-    total = 2 * (3 * size - 2)
-    low = int(index.min().floor().clamp(0, total - 1))
-    high = int(index.max().floor().clamp(0, total - 2)) + 2
-    return low, high
+def _margins(plane: Tensor, height: int, width: int) -> list[int]:
+    """By how many pixels images are reflected at (left, top, right, bottom), at most N - 1.
+
+    As far as the corners of any image of the batch come from, and a filter's length more. What
+    lies beyond is zero: with strong transforms that shows in the outermost pixels, as in the
+    official pipeline.
+    """
+    reach = plane.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    signs = plane.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    corners = (signs * reach) @ plane[:, :2, :2].mT + plane[:, None, :2, 2]  # [B, 4, xy]
+    far = torch.cat([-corners, corners], dim=-1).amax(dim=(0, 1))
+    margins = (far + (2 * MARGIN - reach).repeat(2)).clamp_min(0)
+    return margins.minimum((2 * reach).repeat(2)).ceil().int().tolist()
 
 
 class _GridSample(torch.autograd.Function):

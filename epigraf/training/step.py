@@ -65,14 +65,14 @@ def clean_gradients(parameters: list[Tensor], clip: float | None) -> Tensor:
 def _apply(state: State, phase: Phase) -> Tensor:
     """Clean the gradients of the phase's network and step its optimiser; returns their norm.
 
-    Clipping is for the main objectives: a rare, heavily weighted regulariser is not clipped.
+    The clip of the generator is for its adversarial gradients; those of path lengths stay.
     """
     of_generator = phase in (Phase.GENERATOR, Phase.PATH_LENGTH)
     network = state.generator if of_generator else state.discriminator
     optimiser = state.optimiser_g if of_generator else state.optimiser_d
     model = state.cfg.model
     clip = (model.generator if of_generator else model.discriminator).optim.grad_clip
-    clip = None if phase in (Phase.PATH_LENGTH, Phase.R1) else clip
+    clip = None if phase is Phase.PATH_LENGTH else clip
     norm = clean_gradients(list(network.parameters()), clip)
     optimiser.step()
     return norm

@@ -55,25 +55,23 @@ def reflected(index: Tensor, size: int) -> Tensor:
 
 
 def upsampling_matrix(size: int) -> Tensor:
-    """Doubles the resolution of a reflected axis with the sym6 low-pass.
+    """Doubles the resolution of an axis with the sym6 low-pass.
 
-    The axis is extended by reflection by N - 1 pixels on both sides, zeros are put between the
-    pixels (and beyond the extension), and the result is filtered with twice the taps.
+    Zeros are put between the pixels (and beyond the borders), and the result is filtered with
+    twice the taps. The matrix of a shorter axis is the first corner of that of a longer one.
 
     Returns:
-        float64 [2(3N - 2), N]. Row n lies at pixel n/2 - (N - 1): tap 5 is next to the
-        centre of mass (5.10) of the asymmetric filter.
+        float64 [2N, N]. Row n lies at pixel n/2: tap 5 is next to the centre of mass (5.10) of
+        the asymmetric filter.
     """
     taps = 2.0 * torch.tensor(SYM6, dtype=torch.float64)
-    extended = 3 * size - 2
-    out = torch.arange(2 * extended)
-    matrix = torch.zeros(2 * extended, size, dtype=torch.float64)
+    out = torch.arange(2 * size)
+    matrix = torch.zeros(2 * size, size, dtype=torch.float64)
     for k in range(len(taps)):
         fine = out - k + 5  # position on the fine grid that tap k reads
         source = torch.div(fine, 2, rounding_mode="floor")
-        read = (fine % 2 == 0) & (source >= 0) & (source < extended)
-        column = reflected(source - (size - 1), size)
-        matrix[out[read], column[read]] += taps[k]
+        read = (fine % 2 == 0) & (source >= 0) & (source < size)
+        matrix[out[read], source[read]] += taps[k]
     return matrix
 
 

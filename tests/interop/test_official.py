@@ -131,3 +131,19 @@ def test_the_callers_tree_stays() -> None:
 def test_what_cannot_be_honoured_is_refused(change: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_from_official(tree(**change))
+
+
+def test_whole_image_training_needs_no_patch_scale() -> None:
+    """The release divides the (unused) patch size by the image size: 64 / 32."""
+    values = tree()
+    values["training"]["patch"] = {"enabled": False, "resolution": 64, "min_scale_trg": 2.0}
+    values["model"]["discriminator"]["num_additional_start_blocks"] = 0
+    cfg = config_from_official(values)
+    assert cfg.train_resolution == 32
+
+
+def test_an_embedding_that_nobody_reads_is_left_out() -> None:
+    used = {"hyper_mod_mapping.embed.bias": torch.ones(1)}
+    state = {"scalar_enc.const_embed.weight": torch.ones(2), "b8.fromrgb.bias": torch.ones(1)}
+    assert list(discriminator_state_from_official(state)) == ["b8.fromrgb.bias"]
+    assert len(discriminator_state_from_official(state | used)) == 3

@@ -28,12 +28,14 @@ BASE = Path(__file__).parents[1] / "golden" / "b_gen_patch.json"
 BATCH, SIDE, STEPS, Z = 3, 8, 6, 5
 SPHERE = {"bg_model": {"type": "sphere", "num_steps": 4, "cmax": 16}}
 PLANE = {"bg_model": {"type": "plane"}}
+Part = tuple[Tensor, Tensor, int]  # scales and offsets of patches [B, 2], their side
 VIEW = {"tri_plane": {"has_view_cond": True, "posenc_period_len": 6, "mlp": {"n_layers": 3}}}
 GPC = {"camera_cond": True, "camera_cond_noise_std": 0.3, "camera_cond_drop_p": 0.4}
 WHITE = {"white_back": True}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # name: (generator section, dataset section, the rest)
     "sphere_train": (SPHERE, {}, {"mode": "train"}),
+    "sphere_redrawn": (SPHERE, {}, {"mode": "train", "redraw": True}),
     "sphere_eval_thin": ({**SPHERE, "clamp_mode": "relu"}, WHITE, {"thin": True}),
     "plane_patch": (PLANE, {}, {"mode": "train", "patch": True}),
     "plane_full": ({**PLANE, "density_shift": -1.0}, WHITE, {}),
@@ -164,21 +166,33 @@ class Scene:
         )
         self.put("mid/c2w", c2w)
         self.per_ray = {"rays_d_cam": in_camera, "ray_o_world": origins, "ray_d_world": rays}
+        scene = (ws, planes, origins, rays, (scales, offsets, side))
+        pictures = self._pictures(*scene)
+        self._store()
+        if self.options.get("redraw"):  # every picture has numbers of its own, in this order
+            for name in ("img_bg_only", "depth", "img_ignore_bg"):
+                pictures.pop(name)
+                pictures[name] = self._pictures(*scene, bg=name != "img_ignore_bg")[name]
+        for name, value in pictures.items():
+            self.put(f"out/{name}", value.mT.reshape(BATCH, -1, side, side))
+
+    def _pictures(
+        self, ws: Tensor, planes: Tensor, origins: Tensor, rays: Tensor, part: Part, bg: bool = True
+    ) -> dict[str, Tensor]:
+        """All pictures [B, N, C] of one rendering."""
         final = self._march(planes, origins, rays)
         picture = final["feats"]
         if self.data["white_back"]:
             picture = picture + (1 - final["opacity"])[..., None]
         self.per_ray["final_rendered_feats"] = picture
-        pictures = {"img": picture}
+        pictures = {"img": picture, "depth": final["depth"][..., None]}
         if self.g["bg_model"]["type"] is not None:
-            behind = self._behind(ws, planes, origins, rays, scales, offsets, side)
-            through = final["transmittance"][..., None]
-            pictures = {"img": picture + behind * through, "img_ignore_bg": picture}
-            pictures["img_bg_only"] = behind
-        pictures["depth"] = final["depth"][..., None]
-        for name, value in pictures.items():
-            self.put(f"out/{name}", value.mT.reshape(BATCH, -1, side, side))
-        self._store()
+            pictures["img_ignore_bg"] = picture
+            if bg:
+                behind = self._behind(ws, planes, origins, rays, part)
+                through = final["transmittance"][..., None]
+                pictures |= {"img": picture + behind * through, "img_bg_only": behind}
+        return pictures
 
     def _march(self, planes: Tensor, origins: Tensor, rays: Tensor) -> dict[str, Tensor]:
         camera, clamp, shape = self.data["camera"], self.g["clamp_mode"], rays.shape[:2]
@@ -223,19 +237,12 @@ class Scene:
         return found.view(*z.shape, 4)
 
     def _behind(
-        self,
-        ws: Tensor,
-        planes: Tensor,
-        origins: Tensor,
-        rays: Tensor,
-        scales: Tensor,
-        offsets: Tensor,
-        side: int,
+        self, ws: Tensor, planes: Tensor, origins: Tensor, rays: Tensor, part: Part
     ) -> Tensor:
         """Background colours [B, N, 3]."""
         background = self.g["bg_model"]
         if background["type"] == "plane":
-            return self._picture(planes[:, -3:], scales, offsets, side)
+            return self._picture(planes[:, -3:], *part)
         count = background["num_steps"]
         s = torch.linspace(background["start"], 0, count).double().expand(*rays.shape[:2], count)
         if self.train:
@@ -292,7 +299,7 @@ class Scene:
             "truncation_psi": self.options.get("psi", 1),
             "truncation_cutoff": self.options.get("cutoff"),
             "nerf_noise_std": self.options.get("noise_std", 0.0),
-            "draws": list(self.draw.tensors),
+            "draws": list(self.draw.tensors), "tensors": dict.fromkeys(self.tensors),
         }  # fmt: skip
         path = folder / f"{name}.json"
         path.write_text(json.dumps(info), encoding="utf-8")

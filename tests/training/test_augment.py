@@ -13,6 +13,7 @@ from epigraf.config import AugmentProbs
 from epigraf.rendering.draws import RandomDraws, ReplayDraws
 from epigraf.training.augment import AugmentPipe
 from epigraf.training.transforms import Strengths
+from epigraf.training.wavelets import SYM6
 from tests.parity.case import load_case
 from tests.parity.kinds.augment import check
 from tests.parity.report import Report
@@ -209,3 +210,38 @@ def test_wrong_arguments_are_named() -> None:
         AugmentPipe(AugmentProbs())(torch.zeros(2, 4, 8, 8), 0.5, draws=RandomDraws(0))
     with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 1.5"):
         AugmentPipe(AugmentProbs())(torch.zeros(2, 3, 8, 8), 1.5, draws=RandomDraws(0))
+
+
+def _convolved(x: Tensor, taps: Tensor) -> Tensor:
+    """x [..., N] correlated with taps along the last axis, without padding."""
+    return x.unfold(-1, len(taps), 1) @ taps
+
+
+def _zoomed(image: Tensor, zoom: float) -> Tensor:
+    """One axis of the official resampling [N] at a scale `zoom`, step by step: reflect (as far as
+    the corners reach and 6 pixels more, at most N - 1), double, read, halve."""
+    n, taps = len(image), torch.tensor(SYM6, dtype=torch.float64)
+    centre = (n - 1) / 2
+    reach = min(max(math.ceil(centre / zoom + 6 - centre), 0), n - 1)
+    wide = torch.nn.functional.pad(image[None], (reach, reach), mode="reflect")[0]
+    fine = torch.zeros(2 * len(wide), dtype=torch.float64)
+    fine[::2] = wide
+    fine = _convolved(torch.nn.functional.pad(fine, (6, 5)), 2 * taps.flip(0))
+    read = torch.zeros(2 * (n + 6), dtype=torch.float64)
+    for i in range(len(read)):  # pixel centres at half integers, both grids around their middle
+        at = ((i + 0.5) - len(read) / 2) / zoom + len(fine) / 2 - 0.5
+        for k in (math.floor(at), math.floor(at) + 1):
+            if 0 <= k < len(fine):
+                read[i] += (1 - abs(at - k)) * fine[k]
+    return _convolved(read, taps)[1:][::2][:n]
+
+
+@pytest.mark.parametrize("zoom", [0.3, 0.7, 1.0, 1.6])
+def test_margins_are_the_official_ones(zoom: float) -> None:
+    """Images that shrink show what lies beyond the reflected margin: nothing."""
+    line = images(20)[0, 0, 0]
+    picture = (line[:, None] * line)[None, None].expand(1, 3, -1, -1)
+    pipe = only(scale=1.0)
+    ours = pipe(picture, 1.0, draws=replay(math.log2(zoom) / 0.2, OPEN))[0, 0]
+    expected = _zoomed(line, zoom)
+    torch.testing.assert_close(ours, expected[:, None] * expected, rtol=0, atol=1e-6)

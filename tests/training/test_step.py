@@ -253,3 +253,31 @@ def test_grouped_labels_need_labels(small_config: Config) -> None:
         small_config.with_overrides(
             ["training.group_labels=true", "training.use_labels=false", "dataset.c_dim=0"]
         )
+
+
+def test_without_r1_the_discriminator_learns_at_its_full_rate(
+    small_config: Config, small_data: Path
+) -> None:
+    cfg = small_config.with_overrides(["training.gamma=0"])
+    state, dataset = _begin(cfg, small_data)
+    group = state.optimiser_d.param_groups[0]
+    assert (group["lr"], group["betas"]) == (0.002, (0.0, 0.99))
+    assert _phases(state, dataset, 1) == [["Gmain", "Dmain"]]
+
+
+def test_path_length_gradients_are_not_clipped(small_config: Config, small_data: Path) -> None:
+    clip = 1e-9
+    cfg = small_config.with_overrides(
+        ["model.loss_kwargs.pl_weight=1", "training.patch.enabled=false",
+         f"model.generator.optim.grad_clip={clip}"]
+    )  # fmt: skip
+    state, dataset = _begin(cfg, small_data)
+    norms: dict[Phase, float] = {}
+
+    def look(phase: Phase, _: list[Pass]) -> None:
+        gradients = [p.grad for p in state.generator.parameters() if p.grad is not None]
+        norms[phase] = float(torch.cat([g.flatten() for g in gradients]).norm())
+
+    train_step(state, DatasetSource(state, dataset), look)
+    assert norms[Phase.GENERATOR] == pytest.approx(clip, rel=0.1)
+    assert norms[Phase.PATH_LENGTH] > 100 * clip

@@ -32,7 +32,8 @@ def test_defaults_are_the_official_ones():
         ("training.patch=3", "training.patch is a section"),
         ("training.gamma", "reads KEY=VALUE"),
         ("=3", "reads KEY=VALUE"),
-        ("training.gamma=abc", "config: training.gamma: .*got 'abc'"),
+        ("training.gamma=abc", "config: training.gamma: .*got 'abc'$"),
+        ("training.gamma=-1", "training.gamma: .*greater than or equal to 0, got -1"),
         ("dataset.camera.ray_end=0.1", "ray_end 0.1 must be beyond ray_start 0.88"),
         ("dataset.resolution=100", "dataset.resolution must be a power of two, got 100"),
         ("dataset.resolution=32", "training.patch.resolution 64 must not exceed"),
@@ -95,3 +96,13 @@ def test_overrides_reach_the_value_exactly(gamma, lr, support):
     assert cfg.model.generator.optim.lr == lr
     assert list(cfg.training.patch.discrete_support) == support
     assert Config.from_dict(cfg.to_dict()) == cfg
+
+
+def test_discrete_patches_begin_within_their_support():
+    uniform = ["dataset.resolution=256", "training.patch.distribution=discrete_uniform"]
+    assert load_config("ffhq256", uniform)
+    for support in ("[]", "[0.1, 3]", "[0.25, 0.5]"):
+        with pytest.raises(ConfigError, match="has no scale in 1..1, where training begins"):
+            load_config("ffhq256", [*uniform, f"training.patch.discrete_support={support}"])
+    at_once = ["training.patch.anneal_kimg=0", "training.patch.discrete_support=[0.5]"]
+    assert load_config("ffhq256", [*uniform, *at_once])

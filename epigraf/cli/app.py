@@ -1,7 +1,8 @@
 """The command `epigraf`: one thin file per command; errors become one line here.
 
 Exit codes: 0 done; 1 something the user can act on, in one line on stderr; 2 wrong usage;
-130 stopped by Ctrl-C. `EPIGRAF_DEBUG=1` shows the traceback instead of the line.
+130 stopped by Ctrl-C; 143 stopped by SIGTERM. `EPIGRAF_DEBUG=1` shows the traceback instead of the
+line.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("stopped", err=True)
             raise typer.Exit(130) from None
+        except SystemExit:  # only `_terminated` raises it in here
+            typer.echo("terminated", err=True)
+            raise
         except BrokenPipeError:
             raise
         except Exception as error:

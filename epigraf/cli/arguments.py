@@ -5,6 +5,7 @@ This is the edge where text becomes numbers and Enums; nothing below sees a stri
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum
 from pathlib import Path
@@ -76,6 +77,12 @@ class PathName(Enum):
     WIGGLE = "wiggle"
     LINE = "line"
     POINTS = "points"
+
+
+def require_finite(option: str, value: float | None) -> None:
+    """Raise EpigrafError where an option without a range was given NaN or infinity."""
+    if value is not None and not math.isfinite(value):
+        raise EpigrafError(f"{option}: must be a finite number, got {value}")
 
 
 def parse_seeds(text: str) -> list[int]:

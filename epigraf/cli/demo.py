@@ -70,7 +70,7 @@ def demo(
     """
     from epigraf.cli.models import open_model
     from epigraf.cli.page import write_page
-    from epigraf.training.loop import StopReason, TrainOptions, train
+    from epigraf.training.loop import TrainOptions, train
 
     watch = Stopwatch()
     cfg = load_config(config, [f"training.minutes={minutes}", f"training.seed={seed}"])
@@ -80,8 +80,8 @@ def demo(
             _make_data(shapes, cfg.dataset.resolution)
     with watch.measure("training"):
         result = train(cfg, shapes, out / "runs", TrainOptions())
-    if result.reason is StopReason.INTERRUPTED:
-        raise typer.Exit(130)
+    if result.reason.exit_code:
+        raise typer.Exit(result.reason.exit_code)
     loaded = open_model(result.snapshot)
     pictures, mesh = _render(loaded, result, out, watch)
     page = _page(loaded, result, pictures, mesh, watch)

@@ -14,6 +14,7 @@ from epigraf.cli.arguments import (
     Seeds,
     Truncation,
     parse_seeds,
+    require_finite,
 )
 from epigraf.errors import EpigrafError
 
@@ -66,6 +67,7 @@ def mesh(
     from epigraf.geometry.extract import MeshOptions
 
     numbers = parse_seeds(seeds)
+    require_finite("--level", level)
     paths = _targets(out, numbers, file_format)
     loaded = open_model(model)
     options = MeshOptions(resolution=resolution, level=level, largest=largest)

@@ -20,7 +20,7 @@ Features = Annotated[
     str,
     typer.Option("--features", help="rc64 (built in), or a TorchScript network of yours."),
 ]
-Psi = Annotated[float, typer.Option("--trunc", help="Truncation psi.")]
+Psi = Annotated[float, typer.Option("--trunc", min=-2.0, max=2.0, help="Truncation psi.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the generated pictures.")]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Also write scores and protocol as JSON.")

@@ -16,6 +16,7 @@ from epigraf.cli.arguments import (
     Seeds,
     Truncation,
     parse_seeds,
+    require_finite,
 )
 from epigraf.errors import EpigrafError
 
@@ -68,6 +69,8 @@ def sample(
     numbers = parse_seeds(seeds)
     if out.suffix:
         check_picture_name(out)
+    require_finite("--yaw", yaw)
+    require_finite("--pitch", pitch)
     if views > 1 and (yaw is not None or pitch is not None):
         raise EpigrafError("--yaw and --pitch choose a single view; leave them or --views out")
     loaded = open_model(model, ray_steps)

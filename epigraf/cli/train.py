@@ -28,7 +28,8 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="Check everything, say what would run, stop.")
 ]
 Minutes = Annotated[
-    float | None, typer.Option("--minutes", help="Stop (and save) after this wall time.")
+    float | None,
+    typer.Option("--minutes", help="Stop (and save) at this wall time, earlier sessions included."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Another seed, another run.")]
 Description = Annotated[
@@ -61,16 +62,16 @@ def train(
     if source is None:
         raise ConfigError("train: give --data PATH (or dataset.path in the configuration)")
     if dry_run:
-        _describe(cfg, source, out, desc)
+        _describe(cfg, source, out, desc, resume)
         return
     from epigraf.metrics.evaluate import Evaluator
-    from epigraf.training.loop import StopReason, TrainOptions
+    from epigraf.training.loop import TrainOptions
     from epigraf.training.loop import train as run_training
 
     options = TrainOptions(resume=resume, desc=desc, evaluate=Evaluator())
     result = run_training(cfg, source, out, options)
-    if result.reason is StopReason.INTERRUPTED:
-        raise typer.Exit(130)
+    if result.reason.exit_code:
+        raise typer.Exit(result.reason.exit_code)
 
 
 def settled_config(
@@ -85,17 +86,28 @@ def settled_config(
     return load_config(name, changes)
 
 
-def _describe(cfg: Config, source: Path, out: Path, desc: str | None) -> None:
+def _describe(cfg: Config, source: Path, out: Path, desc: str | None, resume: str | None) -> None:
     """What a run would be, without starting it."""
     from epigraf.data.images import ImageDataset
     from epigraf.training.describe import describe
-    from epigraf.training.log import run_name
-    from epigraf.training.state import resolve_config
+    from epigraf.training.log import require_folder, run_name
+    from epigraf.training.snapshots import find_origin
+    from epigraf.training.state import check_same_model, resolve_config
 
+    require_folder(out)
     dataset = ImageDataset(
         source, cfg.dataset.resolution, cfg.training.mirror, cfg.training.use_labels
     )
     cfg = resolve_config(cfg, dataset)
     for line in describe(cfg, dataset):
         typer.echo(line)
-    typer.echo(f"{'run folder':<10} {out / ('NNNNN-' + run_name(cfg, desc))} (dry run: not made)")
+    warnings: list[str] = []
+    origin = find_origin(resume, out, cfg.name, warnings) if resume else None
+    for line in warnings:
+        typer.echo(line)
+    folder = out / ("NNNNN-" + run_name(cfg, desc))
+    if origin is not None:
+        check_same_model(cfg, origin.snapshot)
+        typer.echo(f"{'resume':<10} {origin.snapshot.path}")
+        folder = origin.folder or folder
+    typer.echo(f"{'run folder':<10} {folder} (dry run: nothing written)")

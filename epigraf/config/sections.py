@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -273,7 +273,7 @@ class TrainingConfig(Section):
 
     batch_size: int = Field(64, ge=1)
     batch_gpu: int | None = Field(None, ge=1)
-    gamma: float | Literal["auto"] = "auto"
+    gamma: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     r1_interval: int = Field(16, ge=1)
     reuse_fakes: bool = False  # ours: the D step takes the fakes of the G step
     use_labels: bool = False

@@ -65,7 +65,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         text = f"{key}: {message}" if key else message
         if key and not isinstance(first["input"], (dict, list)):
             text += f", got {first['input']!r}"
-    more = len(problems) - 1
+    more = len({_strip_union(root, problem["loc"]) for problem in problems}) - 1
     return f"config: {text}" + (f" (and {more} more)" if more else "")
 
 

@@ -8,7 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from epigraf.config.sections import DatasetConfig, ModelConfig, Section, TrainingConfig
+from epigraf.config.sections import (
+    DatasetConfig,
+    ModelConfig,
+    PatchDistribution,
+    Section,
+    TrainingConfig,
+)
 from epigraf.config.text import apply_override, explain
 from epigraf.errors import ConfigError
 
@@ -132,6 +138,13 @@ def _check_patches(cfg: Config) -> None:
         raise ValueError(
             f"training.patch.min_scale_trg {cfg.patch_min_scale:g} must not exceed "
             f"training.patch.max_scale {patch.max_scale:g}"
+        )
+    first = patch.max_scale if patch.anneal_kimg > 0 else cfg.patch_min_scale
+    fits = any(first <= scale <= patch.max_scale for scale in patch.discrete_support)
+    if patch.distribution is PatchDistribution.DISCRETE_UNIFORM and not fits:
+        raise ValueError(
+            f"training.patch.discrete_support {list(patch.discrete_support)} has no scale in "
+            f"{first:g}..{patch.max_scale:g}, where training begins"
         )
 
 

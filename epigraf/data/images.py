@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from epigraf.data.decode import DEFAULT_PIXELS, Fit, Pixels, decode_image
 from epigraf.data.index import Index, read_index
 from epigraf.data.problems import Problem, raise_if_any
 from epigraf.data.sampler import InfiniteSampler, SamplerState
+from epigraf.data.threads import worker_threads
 from epigraf.errors import DataError
 
 __all__ = [
@@ -246,6 +246,6 @@ def decode_all(
             store[number] = image
         return None
 
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+    with worker_threads(DECODE_THREADS) as pool:
         found = list(pool.map(decode, range(len(names))))
     return store, [problem for problem in found if problem is not None]

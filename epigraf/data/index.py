@@ -20,6 +20,7 @@ from epigraf.errors import DataError
 
 FIELDS = ("camera_angles", "labels")
 SLACK = 1e-5  # radians; poses written with few digits may pass the ends of their range by rounding
+LARGEST_CLASS = 65535  # labels are one-hot: a larger number is an identifier, not a class
 LABEL_KINDS = "a class number >= 0 or a list of numbers"
 
 
@@ -231,7 +232,9 @@ def _labels(
     if wide:
         return np.asarray(values, dtype=np.float32), None
     classes = np.asarray(values, dtype=np.int64)
-    return np.eye(int(classes.max()) + 1, dtype=np.float32)[classes], classes
+    labels = np.zeros((len(classes), int(classes.max()) + 1), dtype=np.float32)
+    labels[np.arange(len(classes)), classes] = 1
+    return labels, classes
 
 
 def _label_complaint(value: Any, wide: bool, width: int) -> str | None:
@@ -243,4 +246,6 @@ def _label_complaint(value: Any, wide: bool, width: int) -> str | None:
         return None
     if not _is_number(value) or not math.isfinite(value) or value != int(value) or value < 0:
         return f"label must be {LABEL_KINDS}, the same for all images, got {_short(value)}"
+    if value > LARGEST_CLASS:
+        return f"class number {_short(value)} is above {LARGEST_CLASS}: number the classes from 0"
     return None

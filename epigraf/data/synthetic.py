@@ -14,7 +14,6 @@ import json
 import math
 import os
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from epigraf.data.archive import INDEX_NAME, Archive
+from epigraf.data.threads import worker_threads
 from epigraf.data.toys import TOYS, make_toy
 from epigraf.data.tracing import FOV_DEGREES, RADIUS, Views, render_views
 from epigraf.errors import DataError
@@ -57,7 +57,7 @@ def make_synthetic(
     `dataset.json` with `camera_angles`, `labels`, `classes` and `camera`.
 
     Args:
-        out: a `.zip` file to write, or a folder (created; must be empty).
+        out: a `.zip` file to write (must not exist), or a folder (created; must be empty).
         num_objects: objects, >= 1.
         views: pictures of each, >= 1.
         resolution: R, 8..1024 pixels.
@@ -76,7 +76,7 @@ def make_synthetic(
         return angles, render_views(make_toy(kind, seeds[number]), angles, resolution)
 
     index = _empty_index()
-    with _Writer(out) as writer, ThreadPoolExecutor(THREADS) as pool:
+    with _Writer(out) as writer, worker_threads(THREADS) as pool:
         for number, (angles, drawn) in enumerate(pool.map(draw, range(num_objects))):
             _write_object(writer, index, number, angles, drawn)
         writer.write(INDEX_NAME, json.dumps(index, indent=1).encode())
@@ -171,6 +171,8 @@ class _Writer:
     def __enter__(self) -> _Writer:
         try:
             if self._out.suffix.lower() == ".zip":
+                if self._out.exists():
+                    raise DataError(f"synth: {self._out} exists; remove it or choose another name")
                 self._out.parent.mkdir(parents=True, exist_ok=True)
                 self._zip = zipfile.ZipFile(self._partial, "w")
                 return self
@@ -193,8 +195,9 @@ class _Writer:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._zip is None:
             return
-        self._zip.close()
-        if kind is None:
-            os.replace(self._partial, self._out)
-        else:
-            self._partial.unlink()
+        try:
+            self._zip.close()
+            if kind is None:
+                os.replace(self._partial, self._out)
+        finally:
+            self._partial.unlink(missing_ok=True)

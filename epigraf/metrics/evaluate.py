@@ -106,8 +106,9 @@ class Evaluator:
                 another width, or there are fewer than 8 samples.
         """
         began = time.monotonic()
+        num_reals = len(_real_items(dataset, self.protocol))
+        _check(generator, dataset, num_samples, num_reals)
         reals = self.reals(dataset)
-        _check(generator, dataset, num_samples, len(reals.features))
         made = fakes(generator, dataset, num_samples, self.protocol, draws=draws)
         pairs = [(self.features(images).cpu(), classes) for images, classes in made]
         fake, classes = (torch.cat(parts) for parts in zip(*pairs, strict=True))

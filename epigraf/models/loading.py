@@ -113,7 +113,16 @@ def read_snapshot(path: str | Path) -> Snapshot:
             f"snapshot {path}: written by a newer epigraf (format {version}, this version reads "
             f"up to {FORMAT}); upgrade epigraf"
         )
+    if not _is_complete(header):
+        raise CheckpointError(f"snapshot {path}: its header is damaged")
     return Snapshot(path, header)
+
+
+def _is_complete(header: dict[str, Any]) -> bool:
+    """Whether everything is there that every reader of a snapshot needs."""
+    counters = header.get("counters")
+    seen = counters.get("images_seen") if isinstance(counters, dict) else None
+    return isinstance(header.get("config"), dict) and isinstance(seen, int)
 
 
 def write_snapshot(
@@ -128,7 +137,7 @@ def write_snapshot(
         header: JSON-ready values; `format` and `checksums` are added here.
         groups: group -> name -> tensor, on any device.
     Raises:
-        OSError: the disk is full or the folder cannot be written.
+        CheckpointError: it cannot be written (the disk is full, ...). OSError: nor can the folder.
     """
     groups = {
         g: {n: t.detach().cpu().contiguous() for n, t in ts.items()} for g, ts in groups.items()
@@ -136,7 +145,11 @@ def write_snapshot(
     checksums = {group: checksum(tensors) for group, tensors in groups.items()}
     text = json.dumps({**header, "format": FORMAT, "checksums": checksums})
     flat = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
-    write_atomically(path, lambda file: save_file(flat, file, metadata={_METADATA_KEY: text}))
+    try:
+        write_atomically(path, lambda file: save_file(flat, file, metadata={_METADATA_KEY: text}))
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while serializing: ")
+        raise CheckpointError(f"snapshot {path}: cannot be written: {reason}") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -148,7 +161,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask wants; safetensors makes private files
         write(temporary)
+        temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

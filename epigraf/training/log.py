@@ -61,12 +61,20 @@ def run_folders(out: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def require_folder(out: Path) -> None:
+    """Raise TrainingError where `out` cannot hold run folders: it, or what it is in, is a file."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise TrainingError(f"run: {nearest} is a file, not a folder; choose another --out")
+
+
 def new_run_folder(out: Path, cfg: Config, desc: str | None = None) -> Path:
     """Make `out/00000-NAME` with the next free number.
 
     Raises:
         TrainingError: the folder cannot be made.
     """
+    require_folder(out)
     taken = run_folders(out)
     number = int(taken[0].name.split("-")[0]) + 1 if taken else 0
     while True:
@@ -75,8 +83,6 @@ def new_run_folder(out: Path, cfg: Config, desc: str | None = None) -> Path:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
-            if folder.parent.exists() and not folder.parent.is_dir():
-                raise TrainingError(f"run: {out} is a file, not a folder") from None
             number += 1
         except OSError as error:
             raise TrainingError(f"run: cannot make {folder}: {error.strerror}") from None

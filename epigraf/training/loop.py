@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 import torch
@@ -36,7 +35,7 @@ from epigraf.training.preview import (
     save_grid,
 )
 from epigraf.training.schedules import schedule_at
-from epigraf.training.signals import StopSignals
+from epigraf.training.signals import StopReason, StopSignals
 from epigraf.training.snapshots import OPTIONS_FILE, Origin, Snapshots, find_origin
 from epigraf.training.state import State, build_state, load_state, resolve_config
 from epigraf.training.step import train_step
@@ -48,14 +47,6 @@ Evaluate = Callable[[Generator, ImageDataset, int], Numbers]
 
 
 MAX_BAD_STEPS = 8
-
-
-class StopReason(Enum):
-    """Why a run ended."""
-
-    FINISHED = "finished"
-    MINUTES = "out of time"
-    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -235,7 +226,7 @@ def _check_finite(run: Run, numbers: Numbers) -> None:
 def _stop_reason(run: Run, stop: StopSignals) -> StopReason | None:
     training = run.state.cfg.training
     if stop.received is not None:
-        return StopReason.INTERRUPTED
+        return stop.received
     if run.state.counters.images_seen >= training.kimg * 1000:
         return StopReason.FINISHED
     if training.minutes is not None and run.seconds >= training.minutes * 60:
@@ -337,10 +328,10 @@ def _save(run: Run) -> Path:
 def _finish(run: Run, reason: StopReason) -> RunResult:
     """Save, and say where everything is."""
     path = _save(run)
-    if reason is not StopReason.INTERRUPTED:
+    if reason.exit_code == 0:
         _save_fakes(run)
     kimg = run.state.counters.images_seen / 1000
     run.log.line(f"{reason.value} at {kimg:.3f} kimg; saved {path}")
-    if reason is StopReason.INTERRUPTED:
+    if reason.exit_code:
         run.log.line(f"continue with --resume {run.folder}")
     return RunResult(run.folder, path, kimg, run.seconds, reason)

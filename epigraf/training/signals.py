@@ -1,18 +1,34 @@
-"""Ctrl-C and SIGTERM while training: finish the step, save, leave."""
+"""Why a run ends; Ctrl-C and SIGTERM while training: finish the step, save, leave."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from enum import Enum
 from types import FrameType
 from typing import Any
+
+
+class StopReason(Enum):
+    """Why a run ended."""
+
+    FINISHED = "finished"
+    MINUTES = "out of time"
+    INTERRUPTED = "interrupted"
+    TERMINATED = "terminated"
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process: 0, or 128 + the number of the signal as shells have it."""
+        numbers = {StopReason.INTERRUPTED: signal.SIGINT, StopReason.TERMINATED: signal.SIGTERM}
+        return 128 + numbers[self] if self in numbers else 0
 
 
 class StopSignals:
     """Turns the first SIGINT or SIGTERM into a wish to stop; the second one stops at once."""
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self.received: StopReason | None = None
         self._old: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -28,4 +44,5 @@ class StopSignals:
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        terminated = number == signal.SIGTERM
+        self.received = StopReason.TERMINATED if terminated else StopReason.INTERRUPTED

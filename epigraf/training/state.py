@@ -77,6 +77,7 @@ def resolve_config(cfg: Config, dataset: ImageDataset) -> Config:
             f"{dataset.name} has no camera_angles in its dataset.json; set it to false"
         )
     _check_frustum(cfg)
+    _check_size(cfg)
     width = dataset.label_dim
     if cfg.training.use_labels and cfg.dataset.c_dim not in (0, width):
         raise ConfigError(
@@ -99,6 +100,15 @@ def _check_frustum(cfg: Config) -> None:
         raise ConfigError(
             f"config: dataset.cube_scale={scale:g} does not hold all samples of the cameras; "
             f"set it to at least {needed:.3f}"
+        )
+
+
+def _check_size(cfg: Config) -> None:
+    """The discriminator has at least one block before the 4x4 features of its end."""
+    if cfg.train_resolution * 2**cfg.num_start_blocks < 8:
+        raise ConfigError(
+            f"config: dataset.resolution={cfg.dataset.resolution} is too small for the "
+            f"discriminator; use 8 or more"
         )
 
 

@@ -150,6 +150,7 @@ app.main()
 
 def test_a_terminated_command_cleans_up(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TERMINATED, str(tmp_path / "a.txt")]
-    result = subprocess.run(command, timeout=300, check=False)
+    result = subprocess.run(command, timeout=300, check=False, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 128 + signal.SIGTERM
+    assert result.stderr == "terminated\n"
     assert list(tmp_path.iterdir()) == []

@@ -84,6 +84,9 @@ def test_sample_takes_the_snapshot_file_itself(epigraf: Run, model: Path, tmp_pa
         (("sample", "MODEL", "--seeds", "3-1"), "runs backwards"),
         (("sample", "MODEL", "--class", "3"), "this model has classes 0 to 2"),
         (("sample", "MODEL", "--out", "a.xyz"), "unknown image format"),
+        (("sample", "MODEL", "--yaw", "nan"), "--yaw: must be a finite number, got nan"),
+        (("sample", "MODEL", "--pitch", "inf"), "--pitch: must be a finite number, got inf"),
+        (("mesh", "MODEL", "--level", "nan"), "--level: must be a finite number, got nan"),
         (("sample", "MODEL", "--views", "2", "--yaw", "1"), "choose a single view"),
         (("video", "MODEL", "--out", "a.avi"), "videos end in .mp4 or .webp"),
         (("video", "MODEL", "--seeds", "0-2", "--grid", "2x2"), "needs 4 seeds, got 3"),
@@ -215,6 +218,24 @@ def test_train_dry_run_leaves_nothing(epigraf: Run, shapes: Path, tmp_path: Path
     assert "3 (as configured)" in result.output
     assert "tiny-shapes-batch8-gamma3-try" in result.output
     assert not out.exists()
+
+
+def test_train_dry_run_checks_resume_and_out(epigraf: Run, shapes: Path, tmp_path: Path) -> None:
+    folder = _train(epigraf, shapes, tmp_path)
+    words = ("train", "tiny", "--data", shapes, "--dry-run", *_small_words(0.008))
+    result = epigraf(*words, "--out", tmp_path, "--resume", "latest")
+    assert result.exit_code == 0, result.output
+    assert f"run folder {folder} (dry run" in result.stdout
+    assert str(folder / "network-snapshot-000000.safetensors") in result.stdout
+    result = epigraf(*words, "--out", tmp_path, "--resume", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "no such file or folder" in result.stderr
+    narrow = ("--set", "model.generator.cmax=8")
+    result = epigraf(*words, *narrow, "--out", tmp_path, "--resume", "latest")
+    assert "was trained with model.generator.cmax=16" in result.stderr
+    result = epigraf(*words, "--out", shapes / "runs")
+    assert result.exit_code == 1
+    assert f"{shapes} is a file, not a folder" in result.stderr
 
 
 def test_train_then_resume(epigraf: Run, shapes: Path, tmp_path: Path) -> None:

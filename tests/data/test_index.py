@@ -93,6 +93,7 @@ def test_vectors_are_taken_as_they_are(tmp_path: Path) -> None:
         ({"labels": {"x/a": 0, "x/b": "cat", "y/c": 0}}, "x/b.jpg", "class number"),
         ({"labels": {"x/a": 0, "x/b": -1, "y/c": 0}}, "x/b.jpg", "class number"),
         ({"labels": {"x/a": 0, "x/b": True, "y/c": 0}}, "x/b.jpg", "class number"),
+        ({"labels": {"x/a": 0, "x/b": 10**9, "y/c": 0}}, "x/b.jpg", "is above 65535"),
         ({"labels": {"x/a": 0, "x/b": 1.5, "y/c": 0}}, "x/b.jpg", "class number"),
         ({"labels": {"x/a": [1, 2], "x/b": [1], "y/c": [1, 2]}}, "x/b.jpg", "list of 2 numbers"),
         (b'{"labels": {"x/a": [1], "x/b": [NaN], "y/c": [0]}}', "x/b.jpg", "not finite"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +156,20 @@ def test_refusals_say_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write"):
         make_synthetic(tmp_path / "file" / "b.zip", 1, 1, 8)
+    (tmp_path / "mine.zip").write_bytes(b"years of work")
+    with pytest.raises(DataError, match=r"mine\.zip exists"):
+        make_synthetic(tmp_path / "mine.zip", 1, 1, 8)
+    assert (tmp_path / "mine.zip").read_bytes() == b"years of work"
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    close = zipfile.ZipFile.close
+
+    def full(archive: zipfile.ZipFile) -> None:
+        close(archive)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "close", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_synthetic(tmp_path / "a.zip", 1, 1, 8)
+    assert list(tmp_path.iterdir()) == []

@@ -155,6 +155,8 @@ def test_what_does_not_fit_is_refused(posed: Path) -> None:
     evaluator = Evaluator(protocol=QUICK)
     with pytest.raises(DataError, match="at least 8 reals and 8 fakes are needed, got 12 and 7"):
         evaluator(_generator(_config()), _dataset(posed), 7)
+    with pytest.raises(DataError, match="at least 8 reals and 8 fakes are needed, got 1 and 8"):
+        evaluator(_generator(_config()), ImageDataset(posed, 16, max_size=1), 8)
     with pytest.raises(DataError, match="the model has 3 classes, dataset posed has 0"):
         evaluator(_generator(_config(labels=True)), _dataset(posed), 8)
     with pytest.raises(DataError, match="renders 16 pixels, the images of posed were read with 8"):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from epigraf.config import Config
 from epigraf.errors import CheckpointError
+from epigraf.models import loading
 from epigraf.models.generator import Generator
 from epigraf.models.loading import (
     FORMAT,
@@ -143,3 +145,31 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("counters", [{}, None, {"images_seen": "many"}])
+def test_a_header_without_its_counters_is_damaged(tmp_path: Path, counters: object) -> None:
+    path = tmp_path / "a.safetensors"
+    write_snapshot(path, {"config": CONFIG.to_dict(), "counters": counters}, {})
+    with pytest.raises(CheckpointError, match="its header is damaged"):
+        read_snapshot(path)
+
+
+def test_a_snapshot_is_as_readable_as_any_new_file(snapshot: Path) -> None:
+    plain = snapshot.with_name("plain")
+    plain.touch()
+    assert snapshot.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(loading, "save_file", full)
+    with pytest.raises(
+        CheckpointError, match=r"a\.safetensors: cannot be written: .*No space left"
+    ):
+        write_snapshot(tmp_path / "a.safetensors", {}, {"G": {"x": torch.zeros(1)}})
+    assert list(tmp_path.iterdir()) == []

@@ -108,65 +108,77 @@ def make_tree(options: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def weights(tree: dict[str, Any], c_dim: int, group: int) -> dict[str, Tensor]:
+    """An official state: ours, and what acts nowhere."""
+    fitting = {**tree, "training": {**tree["training"], "batch_size": group}}
+    model = Discriminator(config_from_official(fitting, c_dim=c_dim))
+    state = {k: v + 0.1 * torch.randn_like(v) for k, v in model.named_parameters()}
+    state |= dict(model.named_buffers())
+    if tree["training"]["patch"]["patch_params_cond"]:  # embeds patches even for nobody
+        freqs = 2.0 ** torch.arange(10) * torch.pi / 1024
+        state.setdefault("scalar_enc.const_embed.weight", torch.randn(1001, 256))
+        state.setdefault("scalar_enc.fourier_encoder.fourier_coefs", freqs)
+    for key in [k for k in state if k.endswith(".conv0.weight")]:  # every block has a fromrgb
+        rgb, channels = key.replace("conv0", "fromrgb"), len(state[key])
+        state.setdefault(rgb, torch.randn(channels, 3, 1, 1))
+        state.setdefault(rgb.replace("weight", "bias"), torch.zeros(channels))
+    return {k: v.detach().clone() for k, v in state.items()}
+
+
+def patch_embedding(w: Weights, scales: Tensor, offsets: Tensor) -> Tensor:
+    place = torch.cat([scales[:, :1], offsets], dim=1).double()
+    waves = encode(place, 1000.0).unflatten(1, (3, 20))
+    table = w["scalar_enc.const_embed.weight"][(place * 1000).round().long()]
+    return torch.cat([waves, table], dim=-1).flatten(1)
+
+
+def inputs(options: dict[str, Any]) -> dict[str, Tensor]:
+    batch, labels = options["batch"], torch.zeros(options["batch"], options.get("labels", 0))
+    if labels.shape[1]:
+        labels[torch.arange(batch), torch.arange(batch) % labels.shape[1]] = 1
+    given = {"in/c": labels, "in/img": torch.randn(batch, 3, SIDE, SIDE)}
+    given["in/camera_angles"] = torch.tensor([[0.1, 1.5, 0.0]]) + torch.rand(batch, 3)
+    if options.get("patch", True):
+        # Small ones: float32 loses as many ulps of a sine as its argument has radians.
+        given["in/patch_scales"] = (torch.rand(batch, 1) * 0.02).repeat(1, 2)
+        given["in/patch_offsets"] = torch.rand(batch, 2) * 0.02
+    return given
+
+
+def expected(w: Weights, given: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
+    """All mid/* and out/*."""
+    seen: dict[str, Tensor] = {}
+    conditions = [given["in/c"].double()] if given["in/c"].shape[1] else []
+    patch, blocks = None, [(8, True)]
+    if "in/patch_scales" in given:
+        blocks = [(16, False), (8, True)]
+        places = given["in/patch_scales"], given["in/patch_offsets"]
+        seen["scalar_enc"] = patch_embedding(w, *places)
+        patch = seen["scalar_enc"] if options.get("hyper_mod", True) else None
+    conditions += [] if patch is None else [patch]
+    if camera := options.get("camera"):
+        turns = camera_turns(given["in/camera_angles"].double())
+        seen["camera_emb"] = turns if camera == "raw" else encode(turns, 64.0)
+        conditions.append(seen["camera_emb"])
+    img = given["in/img"].double().requires_grad_()
+    out, inner = logits(w, img, conditions, patch, options.get("group", 4), blocks)
+    (slope,) = torch.autograd.grad(F.softplus(out).sum(), img)
+    found = {f"mid/{name}": value for name, value in (seen | inner).items()}
+    found |= {"out/logits": out, "out/grad_img": slope}
+    return {name: value.detach().float().contiguous() for name, value in found.items()}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_discriminator(name: str, tmp_path: Path) -> None:
-    options, batch = CASES[name], CASES[name]["batch"]
-    enabled, hyper = options.get("patch", True), options.get("hyper_mod", True)
-    tree = make_tree(options)
-    torch.manual_seed(batch)
-    labels = torch.eye(4)[:batch, : options.get("labels", 0)].contiguous()
-    labels = F.pad(labels, (0, 0, 0, batch - len(labels)))
-    fitting = {**tree, "training": {**tree["training"], "batch_size": options.get("group", 4)}}
-    model = Discriminator(config_from_official(fitting, c_dim=labels.shape[1]))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    if enabled and not hyper:  # the official network embeds patches all the same
-        state["scalar_enc.const_embed.weight"] = torch.randn(1001, 256)
-        state["scalar_enc.fourier_encoder.fourier_coefs"] = (
-            2.0 ** torch.arange(10) * torch.pi / 1024
-        )
-    smaller = [key for key in state if key.endswith(".conv0.weight")]
-    for key in smaller:  # and each of its blocks has a fromrgb
-        rgb = key.replace("conv0", "fromrgb")
-        state.setdefault(rgb, torch.randn(state[key].shape[0], 3, 1, 1))
-        state.setdefault(rgb.replace("weight", "bias"), torch.zeros(state[key].shape[0]))
-    w = {key: value.double() for key, value in state.items()}
-
-    angles = torch.tensor([[0.1, 1.5, 0.0]]) + torch.rand(batch, 3)
-    tensors = {f"D/{key}": value.contiguous() for key, value in state.items()}
-    tensors |= {"in/c": labels, "in/camera_angles": angles}
-    img = torch.randn(batch, 3, SIDE, SIDE)
-    conditions = [labels.double()] if labels.shape[1] else []
-    patch, expected = None, {}
-    if enabled:
-        # Small ones: float32 loses as many ulps of a sine as its argument has radians.
-        scales, offsets = torch.rand(batch, 1).expand(-1, 2) * 0.02, torch.rand(batch, 2) * 0.02
-        tensors |= {"in/patch_scales": scales.contiguous(), "in/patch_offsets": offsets}
-        place = torch.cat([scales[:, :1], offsets], dim=1).double()
-        waves = encode(place, 1000.0).unflatten(1, (3, 20))
-        table = w["scalar_enc.const_embed.weight"][(place * 1000).round().long()]
-        expected["scalar_enc"] = torch.cat([waves, table], dim=-1).flatten(1)
-    if hyper:
-        patch = expected["scalar_enc"]
-        conditions.append(patch)
-    if "camera" in options:
-        turns = camera_turns(angles.double())
-        expected["camera_emb"] = turns if options["camera"] == "raw" else encode(turns, 64.0)
-        conditions.append(expected["camera_emb"])
-    blocks = [(16, False), (8, True)] if enabled else [(8, True)]
-    at = img.double().requires_grad_()
-    out, seen = logits(w, at, conditions, patch, options.get("group", 4), blocks)
-    (slope,) = torch.autograd.grad(F.softplus(out).sum(), at)
-    expected |= {f"mid/{key}": value for key, value in seen.items()}
-    for key, value in {**expected, "out/logits": out, "out/grad_img": slope}.items():
-        full = key if "/" in key else f"mid/{key}"
-        tensors[full] = value.detach().float().contiguous()
-    tensors["in/img"] = img
-    info = {"kind": "discriminator", "mode": "eval", "config": tree, "draws": []}
+    options = CASES[name]
+    torch.manual_seed(options["batch"])
+    tree, given = make_tree(options), inputs(options)
+    state = weights(tree, given["in/c"].shape[1], options.get("group", 4))
+    found = expected({k: v.double() for k, v in state.items()}, given, options)
     path = tmp_path / f"{name}.json"
+    info = {"kind": "discriminator", "mode": "eval", "config": tree, "draws": []}
     path.write_text(json.dumps(info), encoding="utf-8")
+    tensors = {f"D/{k}": v for k, v in state.items()} | given | found
     save_file(tensors, path.with_suffix(".safetensors"))
     lines: list[str] = []
     report = Report(write=lines.append)

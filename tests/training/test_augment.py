@@ -228,15 +228,15 @@ def _zoomed(image: Tensor, zoom: float) -> Tensor:
     fine[::2] = wide
     fine = _convolved(torch.nn.functional.pad(fine, (6, 5)), 2 * taps.flip(0))
     read = torch.zeros(2 * (n + 6), dtype=torch.float64)
-    for i in range(len(read)):  # pixel centres at half integers, both grids around their middle
-        at = ((i + 0.5) - len(read) / 2) / zoom + len(fine) / 2 - 0.5
+    for i in range(len(read)):  # pixel p is row 2 p of a doubled axis, and so is their middle
+        at = (i + 1 - len(read) / 2) / zoom + len(fine) / 2 - 1
         for k in (math.floor(at), math.floor(at) + 1):
             if 0 <= k < len(fine):
                 read[i] += (1 - abs(at - k)) * fine[k]
     return _convolved(read, taps)[1:][::2][:n]
 
 
-@pytest.mark.parametrize("zoom", [0.3, 0.7, 1.0, 1.6])
+@pytest.mark.parametrize("zoom", [0.3, 0.5, 1.0, 1.6])
 def test_margins_are_the_official_ones(zoom: float) -> None:
     """Images that shrink show what lies beyond the reflected margin: nothing."""
     line = images(20)[0, 0, 0]

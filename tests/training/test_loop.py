@@ -105,13 +105,17 @@ def test_resume_from_nowhere_is_refused(quick: Config, small_data: Path, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGINT, StopReason.INTERRUPTED), (signal.SIGTERM, StopReason.TERMINATED)],
+)
 def test_signals_finish_the_step_save_and_leave(
-    quick: Config, small_data: Path, tmp_path: Path, number: signal.Signals,
+    quick: Config, small_data: Path, tmp_path: Path, number: signal.Signals, reason: StopReason,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     result = _train(quick, small_data, tmp_path, on_tick=lambda _: os.kill(os.getpid(), number))
-    assert result.reason is StopReason.INTERRUPTED
+    assert result.reason is reason
+    assert reason.exit_code == 128 + number
     assert result.kimg == 0.004
     assert result.snapshot.exists()
     assert f"continue with --resume {result.folder}" in capsys.readouterr().out

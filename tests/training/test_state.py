@@ -163,3 +163,12 @@ def test_resolve_config_asks_for_what_is_missing(
     cfg = cfg.with_overrides(["dataset.camera.dist=normal"])
     with pytest.raises(ConfigError, match=r"discriminator\.camera_cond"):
         resolve_config(cfg, _dataset(cfg, bare))
+
+
+def test_pictures_too_small_for_the_discriminator_are_refused(
+    small_config: Config, small_data: Path
+) -> None:
+    sizes = ["dataset.resolution=4", "training.patch.enabled=false"]
+    cfg = small_config.with_overrides(sizes)
+    with pytest.raises(ConfigError, match="dataset.resolution=4 is too small"):
+        resolve_config(cfg, _dataset(cfg, small_data))

@@ -102,7 +102,7 @@ def test_discrete_patches_begin_within_their_support():
     uniform = ["dataset.resolution=256", "training.patch.distribution=discrete_uniform"]
     assert load_config("ffhq256", uniform)
     for support in ("[]", "[0.1, 3]", "[0.25, 0.5]"):
-        with pytest.raises(ConfigError, match="has no scale in 1..1, where training begins"):
+        with pytest.raises(ConfigError, match=r"has no scale in 1\.\.1, where training begins"):
             load_config("ffhq256", [*uniform, f"training.patch.discrete_support={support}"])
     at_once = ["training.patch.anneal_kimg=0", "training.patch.discrete_support=[0.5]"]
     assert load_config("ffhq256", [*uniform, *at_once])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -163,13 +162,10 @@ def test_refusals_say_why(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    close = zipfile.ZipFile.close
-
-    def full(archive: zipfile.ZipFile) -> None:
-        close(archive)
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(zipfile.ZipFile, "close", full)
+    monkeypatch.setattr("epigraf.data.synthetic.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         make_synthetic(tmp_path / "a.zip", 1, 1, 8)
     assert list(tmp_path.iterdir()) == []

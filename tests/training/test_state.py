@@ -170,5 +170,5 @@ def test_pictures_too_small_for_the_discriminator_are_refused(
 ) -> None:
     sizes = ["dataset.resolution=4", "training.patch.enabled=false"]
     cfg = small_config.with_overrides(sizes)
-    with pytest.raises(ConfigError, match="dataset.resolution=4 is too small"):
+    with pytest.raises(ConfigError, match=r"dataset\.resolution=4 is too small"):
         resolve_config(cfg, _dataset(cfg, small_data))

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,15 @@ class Snapshot:
                 f"use an older snapshot"
             )
         return found
+
+    def check(self, groups: Iterable[str] | None = None) -> None:
+        """Read the tensors of `groups` (None: everything) and compare their checksums.
+
+        Raises:
+            CheckpointError: some are missing or damaged.
+        """
+        for group in self.header.get("checksums", {}) if groups is None else groups:
+            self.tensors(group)
 
 
 def checksum(tensors: dict[str, Tensor]) -> int:
@@ -183,16 +192,21 @@ def snapshot_files(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def valid_snapshots(folder: Path, warnings: list[str] | None = None) -> Iterator[Snapshot]:
-    """The readable snapshots of a run folder, newest first.
+def valid_snapshots(
+    folder: Path, warnings: list[str] | None = None, groups: Iterable[str] | None = None
+) -> Iterator[Snapshot]:
+    """The undamaged snapshots of a run folder, newest first.
 
     Args:
         folder: a run folder.
         warnings: receives one line for each file that had to be skipped.
+        groups: the groups of tensors that must be whole (None: all).
     """
     for path in snapshot_files(folder):
         try:
-            yield read_snapshot(path)
+            snapshot = read_snapshot(path)
+            snapshot.check(groups)
+            yield snapshot
         except CheckpointError as error:
             if warnings is not None:
                 warnings.append(f"skipped {error}")
@@ -220,7 +234,7 @@ def find_snapshot(path: str | Path) -> Snapshot:
     if path.is_file():
         return read_snapshot(path)
     warnings: list[str] = []
-    snapshot = next(valid_snapshots(path, warnings), None)
+    snapshot = next(valid_snapshots(path, warnings, ["G_ema"]), None)
     if snapshot is not None:
         return snapshot
     if warnings:

@@ -13,32 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from epigraf.config import Config
 from epigraf.errors import TrainingError
 from epigraf.models.loading import write_atomically
+from epigraf.training.events import EventFile
 
 _RUN = re.compile(r"(\d{5,})-.+")
 Numbers = dict[str, float]
-
-
-class EventWriter(Protocol):
-    """The part of TensorBoard's SummaryWriter that a run uses."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
-        """Add one number."""
-        ...
-
-    def flush(self) -> object:
-        """Write what is buffered."""
-        ...
-
-    def close(self) -> object:
-        """Finish the file."""
-        ...
 
 
 def run_name(cfg: Config, desc: str | None = None) -> str:
@@ -180,7 +165,7 @@ class RunLog:
         _drop_rows(folder / "stats.jsonl", images_seen)
         self._log = (folder / "log.txt").open("a", encoding="utf-8")
         self._stats = (folder / "stats.jsonl").open("a", encoding="utf-8")
-        self._events = _event_writer(folder, images_seen, self.line)
+        self._events = _event_file(folder, images_seen, self.line)
 
     def __enter__(self) -> RunLog:
         return self
@@ -223,9 +208,7 @@ class RunLog:
 
     def _scalars(self, numbers: Numbers, step: int) -> None:
         if self._events is not None:
-            for name, value in numbers.items():
-                self._events.add_scalar(name, value, step)
-            self._events.flush()
+            self._events.scalars(numbers, step)
 
 
 def _drop_rows(path: Path, images_seen: int) -> None:
@@ -243,11 +226,10 @@ def _drop_rows(path: Path, images_seen: int) -> None:
     write_atomically(path, lambda file: _write_text(file, text))
 
 
-def _event_writer(folder: Path, images_seen: int, say: Callable[[str], None]) -> EventWriter | None:
-    """TensorBoard's writer, or None (and one line) where it is not installed."""
+def _event_file(folder: Path, images_seen: int, say: Callable[[str], None]) -> EventFile | None:
+    """TensorBoard's file, or None (and one line) where it is not installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return EventFile(folder, purge_step=images_seen + 1 if images_seen else None)
     except ImportError:
         say("TensorBoard is not installed: no event files (pip install tensorboard)")
         return None
-    return SummaryWriter(str(folder), purge_step=images_seen + 1 if images_seen else None)

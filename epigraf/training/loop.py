@@ -326,7 +326,9 @@ def _save(run: Run) -> Path:
 
 
 def _finish(run: Run, reason: StopReason) -> RunResult:
-    """Save, and say where everything is."""
+    """Save, and say where everything is; the numbers of a tick that was cut short count too."""
+    if reason.exit_code == 0 and run.averages.counts:
+        run.log.row(_progress(run) | run.averages.means())
     path = _save(run)
     if reason.exit_code == 0:
         _save_fakes(run)

@@ -19,6 +19,7 @@ from epigraf.models.loading import (
     find_snapshot,
     load,
     read_snapshot,
+    valid_snapshots,
     write_atomically,
     write_snapshot,
 )
@@ -69,6 +70,19 @@ def test_damaged_tensors(snapshot: Path) -> None:
     snapshot.write_bytes(data)
     with pytest.raises(CheckpointError, match="damaged"):
         load(snapshot)
+
+
+def test_a_folder_falls_back_on_the_last_undamaged_snapshot(snapshot: Path) -> None:
+    newer = snapshot.with_name("network-snapshot-000009.safetensors")
+    data = bytearray(snapshot.read_bytes())
+    data[-3] ^= 0x40
+    newer.write_bytes(data)
+    warnings: list[str] = []
+    found = [s.path for s in valid_snapshots(snapshot.parent, warnings)]
+    assert found == [snapshot]
+    assert len(warnings) == 1
+    assert "wrong checksum" in warnings[0]
+    assert load(snapshot.parent).path == snapshot
 
 
 def test_foreign_files(tmp_path: Path) -> None:

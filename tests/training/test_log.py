@@ -13,6 +13,7 @@ from epigraf.config import Config
 from epigraf.errors import TrainingError
 from epigraf.training import preview
 from epigraf.training.display import Display
+from epigraf.training.events import EventFile
 from epigraf.training.log import (
     Averages,
     Numbers,
@@ -79,6 +80,37 @@ def test_resuming_drops_rows_after_the_snapshot_and_torn_ones(tmp_path: Path) ->
     assert [json.loads(row)["Progress/images"] for row in rows] == [4, 8]
     assert lines == ["on it goes"]
     assert (tmp_path / "log.txt").read_text() == "on it goes\n"
+
+
+def _events(folder: Path) -> list[tuple[str, int, float]]:
+    """(tag, step, value) as TensorBoard itself reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    tags = accumulator.Tags()["scalars"]
+    return [(tag, e.step, e.value) for tag in tags for e in accumulator.Scalars(tag)]
+
+
+def test_tensorboard_reads_the_events_and_forgets_what_was_after_the_snapshot(
+    tmp_path: Path,
+) -> None:
+    for seen, first in ((0, 4), (8, 12)):
+        with RunLog(tmp_path, lambda _: None, images_seen=seen) as log:
+            for images in range(first, 17, 4):
+                log.row({"Progress/images": images, "Loss/x": seen + images / 8})
+    losses = [(step, value) for tag, step, value in _events(tmp_path) if tag == "Loss/x"]
+    assert losses == [(4, 0.5), (8, 1.0), (12, 9.5), (16, 10.0)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_an_error_of_the_event_file_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+    monkeypatch.setattr(Path, "open", lambda *_, **__: full)
+    with full, pytest.raises(OSError, match="No space left"):
+        EventFile(tmp_path).scalars({"x": 1.0}, 1)
 
 
 def test_averages_are_per_name() -> None:

@@ -39,6 +39,17 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_target(path: Path) -> None:
+    """Raise EpigrafError where no file `path` can be made: before the work, not after it."""
+    if path.is_dir():
+        raise EpigrafError(f"{path}: this is a folder, not a file")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise EpigrafError(f"{path}: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise EpigrafError(f"{path}: permission denied in {nearest}; choose another --out")
+
+
 def write_text(text: str, path: Path) -> None:
     """Write a text file (UTF-8)."""
     with atomic(path) as temporary:

@@ -63,12 +63,15 @@ def mesh(
       epigraf mesh MODEL --seeds 7 --resolution 128 --out plant.ply
       epigraf mesh MODEL --seeds 7 --format mrc --out volumes
     """
+    from epigraf.cli.media import check_target
     from epigraf.cli.models import object_styles, open_model
     from epigraf.geometry.extract import MeshOptions
 
     numbers = parse_seeds(seeds)
     require_finite("--level", level)
     paths = _targets(out, numbers, file_format)
+    for path in paths:
+        check_target(path)
     loaded = open_model(model)
     options = MeshOptions(resolution=resolution, level=level, largest=largest)
     styles = object_styles(loaded, numbers, trunc, class_index)

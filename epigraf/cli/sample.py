@@ -62,13 +62,14 @@ def sample(
       epigraf sample runs/00000-tiny-shapes --seeds 0-3,7 --views 8 --out turns.png
       epigraf sample network-snapshot-000300.safetensors --class 2 --trunc 1 --resolution 128
     """
-    from epigraf.cli.media import check_picture_name
+    from epigraf.cli.media import check_picture_name, check_target
     from epigraf.cli.models import object_styles, open_model
     from epigraf.cli.views import single_view, view_path
 
     numbers = parse_seeds(seeds)
     if out.suffix:
         check_picture_name(out)
+    check_target(out if out.suffix else out / "grid.png")
     require_finite("--yaw", yaw)
     require_finite("--pitch", pitch)
     if views > 1 and (yaw is not None or pitch is not None):

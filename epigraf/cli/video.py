@@ -84,12 +84,14 @@ def video(
       epigraf video MODEL --path wiggle --seeds 3 --frames 90 --resolution 256 --depth
       epigraf video MODEL --interp --seeds 0-7 --grid 1x1 --frames 30 --out morph.mp4
     """
+    from epigraf.cli.media import check_target
     from epigraf.cli.models import object_styles, open_model
     from epigraf.cli.views import view_path
 
     numbers = parse_seeds(seeds)
     if out.suffix.lower() not in (".mp4", ".webp"):
         raise EpigrafError(f"--out {out}: videos end in .mp4 or .webp")
+    check_target(out)
     columns, rows = _cells(grid, len(numbers), interp)
     loaded = open_model(model, ray_steps)
     total = frames * (len(numbers) // (columns * rows) if interp else 1)

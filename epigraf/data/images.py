@@ -112,7 +112,7 @@ class ImageDataset:
         if index.labels is None:
             raise DataError(
                 f"dataset {self._archive.path}: has no labels in dataset.json: "
-                f"set training.use_labels=false"
+                f"add them, or train with training.use_labels=false"
             )
         return torch.from_numpy(index.labels[self.raw_index])
 

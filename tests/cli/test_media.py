@@ -9,6 +9,7 @@ from PIL import Image
 
 from epigraf.cli.media import (
     atomic,
+    check_target,
     depth_picture,
     grid,
     save_animation,
@@ -61,6 +62,16 @@ def test_atomic_writes_at_once_or_not_at_all(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["folder", "file/x.png", "file/deep/x.png"])
+def test_a_target_that_cannot_be_is_named_before_the_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(EpigrafError, match=f"{name}: .*folder"):
+        check_target(tmp_path / name)
+    check_target(tmp_path / "new" / "deep" / "x.png")
+    check_target(tmp_path / "file")  # replaced at the end
 
 
 def test_save_picture(tmp_path: Path) -> None:

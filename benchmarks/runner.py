@@ -58,6 +58,26 @@ def measure(
     return row
 
 
+def alternate(
+    op: str, case: str, functions: dict[str, Callable[[], object]], rounds: int
+) -> list[Row]:
+    """Calls every function once to warm up, then all of them in turn, `rounds` times."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for round_number in range(rounds + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if round_number > 0:
+                times[name].append(time.perf_counter() - start)
+    rows = []
+    for name, seconds in times.items():
+        median, best = statistics.median(seconds) * 1e3, min(seconds) * 1e3
+        rows.append(Row(op, case, name, median, best, rounds))
+        ratio = min(times["official"]) * 1e3 / best if "official" in times else float("nan")
+        print(f"{op:10} {case:44} {name:12} {median:9.2f} ms (best {best:.2f}; {ratio:.1f}x)")
+    return rows
+
+
 def with_peak_memory(row: Row, function: Callable[[], object], device: str) -> Row:
     """`row` with the peak memory of one more call of `function`, which must have been warmed up."""
     peak = _cuda_peak(function) if device.startswith("cuda") else _resident_peak(function)
@@ -93,12 +113,14 @@ def _status(key: str) -> int:
     return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
 
 
-def command_line(description: str) -> argparse.Namespace:
-    """--threads, --device and --out, with torch set up accordingly."""
+def command_line(description: str, rounds: int | None = None) -> argparse.Namespace:
+    """--threads, --device, --out and (with a default) --rounds, with torch set up accordingly."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds, help="of all implementations")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

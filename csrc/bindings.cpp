@@ -3,8 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
+#include <vector>
 
 #include "epigraf/launch.h"
 
@@ -15,7 +17,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 1;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 2;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -119,6 +121,103 @@ void composite_backward(const Launch& launch, const CompositeShape& shape,
            EPIGRAF_CUDA_LAUNCHER(composite_backward_cuda<T>));
 }
 
+// Sizes of a field and of the march through it; everything that is not an address.
+struct RenderShape {
+  std::array<int64_t, 4> rays;     // B, R, S, F
+  std::array<int64_t, 3> planes;   // C, H, W
+  std::array<int64_t, 4> strides;  // of the planes
+  std::vector<int64_t> widths;     // of the decoder: input, hidden ..., 4
+  std::array<double, 7> numbers;   // slope, cube_scale, prior strength and slope, shift, gain, std
+  std::array<bool, 3> flags;       // relu, finite_interval, last_back
+  int64_t u_stride;
+};
+
+template <typename T>
+epigraf::RenderField<T> render_field(const RenderShape& shape, uintptr_t planes,
+                                     const std::vector<uintptr_t>& params) {
+  epigraf::RenderField<T> field{};
+  field.shape = triplane_shape(
+      {shape.rays[0], 0, shape.planes[0], shape.planes[1], shape.planes[2]}, shape.strides);
+  field.planes = pointer<const T>(planes);
+  auto& decoder = field.decoder;
+  decoder.layers = static_cast<int>(shape.widths.size()) - 1;
+  if (decoder.layers < 1 || decoder.layers > epigraf::kMaxLayers ||
+      params.size() != 2 * static_cast<size_t>(decoder.layers)) {
+    throw std::invalid_argument("render: between 1 and 8 decoder layers");
+  }
+  std::copy(shape.widths.begin(), shape.widths.end(), decoder.widths);
+  for (int i = 0; i < decoder.layers; ++i) {
+    decoder.weights[i] = pointer<const T>(params[i]);
+    decoder.biases[i] = pointer<const T>(params[decoder.layers + i]);
+  }
+  decoder.slope = static_cast<T>(shape.numbers[0]);
+  field.cube_scale = static_cast<T>(shape.numbers[1]);
+  field.prior_strength = static_cast<T>(shape.numbers[2]);
+  field.prior_slope = static_cast<T>(shape.numbers[3]);
+  return field;
+}
+
+template <typename T>
+epigraf::RenderMarch<T> render_march(const RenderShape& shape) {
+  const auto& x = shape.numbers;
+  return {static_cast<T>(x[4]), static_cast<T>(x[5]), static_cast<T>(x[6]),
+          shape.flags[0],       shape.flags[1],       shape.flags[2]};
+}
+
+// origins, directions, near, far, last_delta, even, jitter, coarse_noise, u, final_noise.
+using RayAddresses = std::array<uintptr_t, 10>;
+
+template <typename T>
+epigraf::RenderRays<T> render_rays(const RenderShape& shape, const RayAddresses& a) {
+  const auto at = [&](int i) { return pointer<const T>(a[i]); };
+  return {shape.rays[1], shape.rays[2], shape.rays[3], at(0), at(1), at(2), at(3),
+          at(4),         at(5),         at(6),         at(7), at(8), at(9), shape.u_stride};
+}
+
+template <typename T>
+void render_forward(const Launch& launch, const RenderShape& shape, uintptr_t planes,
+                    const std::vector<uintptr_t>& params, const RayAddresses& rays,
+                    const std::array<uintptr_t, 5>& outputs) {
+  const auto out = [&](int i) { return pointer<T>(outputs[i]); };
+  const epigraf::RenderForward<T> p{render_field<T>(shape, planes, params),
+                                    render_march<T>(shape),
+                                    render_rays<T>(shape, rays),
+                                    out(0),
+                                    out(1),
+                                    out(2),
+                                    out(3),
+                                    out(4)};
+  py::gil_scoped_release release;
+  epigraf::render_forward_cpu<T>(p, launch.threads);
+}
+
+template <typename T>
+void render_backward(const Launch& launch, const RenderShape& shape, uintptr_t planes,
+                     const std::vector<uintptr_t>& params, const RayAddresses& rays,
+                     const std::array<uintptr_t, 5>& grads, uintptr_t grad_planes,
+                     const std::vector<uintptr_t>& grad_params) {
+  const auto in = [&](int i) { return pointer<const T>(grads[i]); };
+  epigraf::RenderBackward<T> p{render_field<T>(shape, planes, params),
+                               render_march<T>(shape),
+                               render_rays<T>(shape, rays),
+                               in(0),
+                               in(1),
+                               in(2),
+                               in(3),
+                               in(4),
+                               pointer<T>(grad_planes),
+                               {},
+                               {}};
+  const size_t layers = params.size() / 2;
+  if (grad_params.size() != params.size()) throw std::invalid_argument("render: grad_params");
+  for (size_t i = 0; i < layers; ++i) {
+    p.grad_weights[i] = pointer<T>(grad_params[i]);
+    p.grad_biases[i] = pointer<T>(grad_params[layers + i]);
+  }
+  py::gil_scoped_release release;
+  epigraf::render_backward_cpu<T>(p, launch.threads);
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -171,4 +270,28 @@ PYBIND11_MODULE(_C, m) {
          const std::array<uintptr_t, 5>& grads, const std::array<uintptr_t, 4>& grad_inputs) {
         EPIGRAF_BY_TYPE(composite_backward, launch, shape, inputs, grads, grad_inputs);
       });
+
+  py::class_<RenderShape>(m, "RenderShape")
+      .def(py::init([](const std::array<int64_t, 4>& rays, const std::array<int64_t, 3>& planes,
+                       const std::array<int64_t, 4>& strides, const std::vector<int64_t>& widths,
+                       const std::array<double, 7>& numbers, const std::array<bool, 3>& flags,
+                       int64_t u_stride) {
+             return RenderShape{rays, planes, strides, widths, numbers, flags, u_stride};
+           }),
+           py::arg("rays"), py::arg("planes"), py::arg("strides"), py::arg("widths"),
+           py::arg("numbers"), py::arg("flags"), py::arg("u_stride"));
+  // params: weights, then biases; outputs: features, depth, opacity, transmittance, saved (or 0).
+  m.def("render_forward", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
+                             const std::vector<uintptr_t>& params, const RayAddresses& rays,
+                             const std::array<uintptr_t, 5>& outputs) {
+    EPIGRAF_BY_TYPE(render_forward, launch, shape, planes, params, rays, outputs);
+  });
+  // grads: saved, then those of the outputs; grad_planes and grad_params are added to.
+  m.def("render_backward", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
+                              const std::vector<uintptr_t>& params, const RayAddresses& rays,
+                              const std::array<uintptr_t, 5>& grads, uintptr_t grad_planes,
+                              const std::vector<uintptr_t>& grad_params) {
+    EPIGRAF_BY_TYPE(render_backward, launch, shape, planes, params, rays, grads, grad_planes,
+                    grad_params);
+  });
 }

@@ -71,6 +71,7 @@ def model_facts(loaded: LoadedModel) -> dict[str, str]:
         "generator": f"{count / 1e6:.2f} M parameters, {planes_text(cfg)}",
         "pictures": f"{cfg.dataset.resolution}x{cfg.dataset.resolution}",
         "classes": str(generator.c_dim or "none"),
+        "renderer": generator.renderer(),
     }
 
 

@@ -27,6 +27,8 @@ from epigraf.config.sections import (
     OptimConfig,
     PatchConfig,
     PatchDistribution,
+    RenderBackend,
+    RenderConfig,
     TrainingConfig,
     TriPlaneConfig,
 )
@@ -52,6 +54,8 @@ __all__ = [
     "OptimConfig",
     "PatchConfig",
     "PatchDistribution",
+    "RenderBackend",
+    "RenderConfig",
     "TrainingConfig",
     "TriPlaneConfig",
     "list_presets",

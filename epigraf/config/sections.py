@@ -40,6 +40,14 @@ class LastInterval(Enum):
     FINITE = "finite"
 
 
+class RenderBackend(Enum):
+    """What marches rays: the fused renderer where it can, native ops one by one, or plain torch."""
+
+    FUSED = "fused"
+    OPS = "ops"
+    REFERENCE = "reference"
+
+
 class BackgroundType(Enum):
     """Background models: an inverse-sphere radiance field (NeRF++) or a plane image."""
 
@@ -74,15 +82,15 @@ class Section(BaseModel):
 class CameraConfig(Section):
     """Angles in radians, `fov` in degrees (full angle), distances in world units along a ray."""
 
-    fov: float = Field(12.0, gt=0, lt=180)
-    ray_start: float = Field(0.88, gt=0)
-    ray_end: float = Field(1.12, gt=0)
-    radius: float = Field(1.0, gt=0)
+    fov: float = Field(default=12.0, gt=0, lt=180)
+    ray_start: float = Field(default=0.88, gt=0)
+    ray_end: float = Field(default=1.12, gt=0)
+    radius: float = Field(default=1.0, gt=0)
     dist: CameraDist = CameraDist.CUSTOM
     horizontal_mean: float = 0.0
-    horizontal_stddev: float = Field(math.pi, ge=0)
+    horizontal_stddev: float = Field(default=math.pi, ge=0)
     vertical_mean: float = math.pi / 2
-    vertical_stddev: float = Field(math.pi / 2, ge=0)
+    vertical_stddev: float = Field(default=math.pi / 2, ge=0)
 
     @model_validator(mode="after")
     def _near_before_far(self) -> CameraConfig:
@@ -96,37 +104,39 @@ class DatasetConfig(Section):
 
     name: str = "dataset"
     path: str | None = None
-    resolution: int = Field(256, ge=4)
-    c_dim: int = Field(0, ge=0)
+    resolution: int = Field(default=256, ge=4)
+    c_dim: int = Field(default=0, ge=0)
     camera: CameraConfig = CameraConfig()
-    cube_scale: float = Field(0.2, gt=0)
+    cube_scale: float = Field(default=0.2, gt=0)
     white_back: bool = False
     last_back: bool = False
-    object_radius: float | None = Field(None, gt=0)  # ours: rays are sampled inside this ball
+    object_radius: float | None = Field(
+        default=None, gt=0
+    )  # ours: rays are sampled inside this ball
 
 
 class OptimConfig(Section):
     """Adam, eps 1e-8."""
 
-    lr: float = Field(0.0025, gt=0)
+    lr: float = Field(default=0.0025, gt=0)
     betas: tuple[float, float] = (0.0, 0.99)
-    grad_clip: float | None = Field(None, gt=0)
+    grad_clip: float | None = Field(default=None, gt=0)
 
 
 class MlpConfig(Section):
     """`n_layers` counts all layers of the decoder."""
 
-    n_layers: int = Field(2, ge=2)
-    hid_dim: int = Field(64, ge=1)
+    n_layers: int = Field(default=2, ge=2)
+    hid_dim: int = Field(default=64, ge=1)
 
 
 class TriPlaneConfig(Section):
     """Resolution and width of the three planes, and the decoder behind them."""
 
-    res: int = Field(512, ge=4)
-    feat_dim: int = Field(32, ge=1)
+    res: int = Field(default=512, ge=4)
+    feat_dim: int = Field(default=32, ge=1)
     has_view_cond: bool = False
-    posenc_period_len: float = Field(0.0, ge=0)
+    posenc_period_len: float = Field(default=0.0, ge=0)
     mlp: MlpConfig = MlpConfig()
 
 
@@ -136,43 +146,53 @@ class BackgroundConfig(Section):
     type: BackgroundType | None = None
     output_channels: Literal[4] = 4
     coord_dim: Literal[4] = 4
-    num_blocks: int = Field(2, ge=1)
-    cbase: int = Field(32768, ge=1)
-    cmax: int = Field(128, ge=1)
-    posenc_period_len: float = Field(64.0, gt=0)
-    num_steps: int = Field(8, ge=2)
-    start: float = Field(1.0, gt=0)
+    num_blocks: int = Field(default=2, ge=1)
+    cbase: int = Field(default=32768, ge=1)
+    cmax: int = Field(default=128, ge=1)
+    posenc_period_len: float = Field(default=64.0, gt=0)
+    num_steps: int = Field(default=8, ge=2)
+    start: float = Field(default=1.0, gt=0)
 
 
 class GeneratorConfig(Section):
     """Mapping network, tri-plane backbone, decoder, ray march."""
 
-    z_dim: int = Field(512, ge=1)
-    w_dim: int = Field(512, ge=1)
-    map_depth: int = Field(2, ge=1)
-    map_lr_multiplier: float = Field(0.01, gt=0)
-    fmaps: float = Field(1.0, gt=0)
-    cbase: int = Field(32768, ge=1)
-    cmax: int = Field(512, ge=1)
+    z_dim: int = Field(default=512, ge=1)
+    w_dim: int = Field(default=512, ge=1)
+    map_depth: int = Field(default=2, ge=1)
+    map_lr_multiplier: float = Field(default=0.01, gt=0)
+    fmaps: float = Field(default=1.0, gt=0)
+    cbase: int = Field(default=32768, ge=1)
+    cmax: int = Field(default=512, ge=1)
     use_noise: bool = True
     optim: OptimConfig = OptimConfig()
-    ema_multiplier: float = Field(0.3125, gt=0)
+    ema_multiplier: float = Field(default=0.3125, gt=0)
     camera_cond: bool = False
-    camera_cond_drop_p: float = Field(0.0, ge=0, lt=1)
-    camera_cond_noise_std: float = Field(0.0, ge=0)
-    camera_cond_spoof_p: float = Field(0.5, ge=0, le=1)
-    num_ray_steps: int = Field(48, ge=2)
-    num_fine_steps: int | None = Field(None, ge=0)  # ours: null = num_ray_steps, 0 = coarse only
-    test_ray_steps: int | None = Field(None, ge=2)  # ours: at inference; null = num_ray_steps
-    test_fine_steps: int | None = Field(None, ge=0)  # ours: at inference; null = as in training
+    camera_cond_drop_p: float = Field(default=0.0, ge=0, lt=1)
+    camera_cond_noise_std: float = Field(default=0.0, ge=0)
+    camera_cond_spoof_p: float = Field(default=0.5, ge=0, le=1)
+    num_ray_steps: int = Field(default=48, ge=2)
+    num_fine_steps: int | None = Field(
+        default=None, ge=0
+    )  # ours: null = num_ray_steps, 0 = coarse only
+    test_ray_steps: int | None = Field(
+        default=None, ge=2
+    )  # ours: at inference; null = num_ray_steps
+    test_fine_steps: int | None = Field(
+        default=None, ge=0
+    )  # ours: at inference; null = as in training
     clamp_mode: ClampMode = ClampMode.SOFTPLUS
     density_shift: float = 0.0
-    density_gain: float = Field(1.0, gt=0)  # ours: sigma = gain * clamp(raw + noise + shift)
+    density_gain: float = Field(
+        default=1.0, gt=0
+    )  # ours: sigma = gain * clamp(raw + noise + shift)
     last_interval: LastInterval = LastInterval.AUTO  # ours
-    density_prior_radius: float | None = Field(None, gt=0)  # ours: start from a ball
-    density_prior_strength: float = Field(6.0, ge=0)  # ours: raw += strength * (1 - |x| / radius)
-    nerf_noise_std_init: float = Field(1.0, ge=0)
-    nerf_noise_kimg_growth: float = Field(5000, ge=0)
+    density_prior_radius: float | None = Field(default=None, gt=0)  # ours: start from a ball
+    density_prior_strength: float = Field(
+        default=6.0, ge=0
+    )  # ours: raw += strength * (1 - |x| / radius)
+    nerf_noise_std_init: float = Field(default=1.0, ge=0)
+    nerf_noise_kimg_growth: float = Field(default=5000, ge=0)
     tri_plane: TriPlaneConfig = TriPlaneConfig()
     bg_model: BackgroundConfig = BackgroundConfig()
 
@@ -180,36 +200,42 @@ class GeneratorConfig(Section):
 class DiscriminatorConfig(Section):
     """The patch discriminator."""
 
-    fmaps: float = Field(0.5, gt=0)
-    cbase: int = Field(32768, ge=1)
-    cmax: int = Field(512, ge=1)
-    mbstd_group_size: int = Field(4, ge=1)
-    num_additional_start_blocks: int | None = Field(None, ge=0)  # null = log2(resolution / patch)
+    fmaps: float = Field(default=0.5, gt=0)
+    cbase: int = Field(default=32768, ge=1)
+    cmax: int = Field(default=512, ge=1)
+    mbstd_group_size: int = Field(default=4, ge=1)
+    num_additional_start_blocks: int | None = Field(
+        default=None, ge=0
+    )  # null = log2(resolution / patch)
     camera_cond: bool = False
-    camera_cond_drop_p: float = Field(0.0, ge=0, lt=1)
-    camera_cond_noise_std: float = Field(0.0, ge=0)
+    camera_cond_drop_p: float = Field(default=0.0, ge=0, lt=1)
+    camera_cond_noise_std: float = Field(default=0.0, ge=0)
     camera_cond_raw: bool = False
     hyper_mod: bool = True
     optim: OptimConfig = OptimConfig(lr=0.002)
     # Ours, for short runs; the defaults are the official network.
-    map_lr_multiplier: float = Field(0.01, gt=0)
-    patch_multiplier: float = Field(1000.0, gt=1)  # the highest frequency of the patch embedding
-    patch_const_dim: int = Field(256, ge=0)  # its table of round(multiplier * x); 0 = none
+    map_lr_multiplier: float = Field(default=0.01, gt=0)
+    patch_multiplier: float = Field(
+        default=1000.0, gt=1
+    )  # the highest frequency of the patch embedding
+    patch_const_dim: int = Field(default=256, ge=0)  # its table of round(multiplier * x); 0 = none
     normalize_cond: bool = False  # label, patch and camera weigh the same
     hyper_mod_cond: bool = False  # label and camera modulate as well, not the patch alone
     hyper_mod_identity: bool = False  # begin without modulation instead of a random one
-    camera_multiplier: float = Field(64.0, gt=1)  # the highest frequency of the camera embedding
+    camera_multiplier: float = Field(
+        default=64.0, gt=1
+    )  # the highest frequency of the camera embedding
 
 
 class LossConfig(Section):
     """Regularisers of the generator and the blur of the first kimg."""
 
-    pl_weight: float = Field(0.0, ge=0)
-    pl_interval: int = Field(4, ge=1)
-    pl_batch_shrink: int = Field(2, ge=1)
-    pl_decay: float = Field(0.01, gt=0, le=1)
-    blur_init_sigma: float = Field(10.0, ge=0)
-    blur_fade_kimg: float = Field(200, ge=0)
+    pl_weight: float = Field(default=0.0, ge=0)
+    pl_interval: int = Field(default=4, ge=1)
+    pl_batch_shrink: int = Field(default=2, ge=1)
+    pl_decay: float = Field(default=0.01, gt=0, le=1)
+    blur_init_sigma: float = Field(default=10.0, ge=0)
+    blur_fade_kimg: float = Field(default=200, ge=0)
 
 
 class ModelConfig(Section):
@@ -227,68 +253,76 @@ class PatchConfig(Section):
     enabled: bool = True
     patch_params_cond: bool = True
     distribution: PatchDistribution = PatchDistribution.BETA
-    resolution: int = Field(64, ge=4)
-    min_scale_trg: float | None = Field(None, gt=0, le=1)  # null = resolution / dataset.resolution
-    max_scale: float = Field(1.0, gt=0, le=1)
-    anneal_kimg: float = Field(10000, ge=0)
-    alpha: float = Field(1.0, gt=0)
-    beta_val_start: float = Field(0.001, gt=0)
-    beta_val_end: float = Field(0.8, gt=0)
+    resolution: int = Field(default=64, ge=4)
+    min_scale_trg: float | None = Field(
+        default=None, gt=0, le=1
+    )  # null = resolution / dataset.resolution
+    max_scale: float = Field(default=1.0, gt=0, le=1)
+    anneal_kimg: float = Field(default=10000, ge=0)
+    alpha: float = Field(default=1.0, gt=0)
+    beta_val_start: float = Field(default=0.001, gt=0)
+    beta_val_end: float = Field(default=0.8, gt=0)
     discrete_support: tuple[float, ...] = (0.25, 1.0)
 
 
 class AugmentProbs(Section):
     """Multipliers of the augmentation probability p (Karras et al. 2020, appendix B)."""
 
-    xflip: float = Field(0.0, ge=0)
-    rotate90: float = Field(1.0, ge=0)
-    xint: float = Field(1.0, ge=0)
-    scale: float = Field(1.0, ge=0)
-    rotate: float = Field(1.0, ge=0)
-    xfrac: float = Field(1.0, ge=0)
-    aniso: float = Field(1.0, ge=0)
-    brightness: float = Field(1.0, ge=0)
-    contrast: float = Field(1.0, ge=0)
-    lumaflip: float = Field(1.0, ge=0)
-    hue: float = Field(1.0, ge=0)
-    saturation: float = Field(1.0, ge=0)
-    imgfilter: float = Field(0.0, ge=0)
-    noise: float = Field(0.0, ge=0)
-    cutout: float = Field(0.0, ge=0)
+    xflip: float = Field(default=0.0, ge=0)
+    rotate90: float = Field(default=1.0, ge=0)
+    xint: float = Field(default=1.0, ge=0)
+    scale: float = Field(default=1.0, ge=0)
+    rotate: float = Field(default=1.0, ge=0)
+    xfrac: float = Field(default=1.0, ge=0)
+    aniso: float = Field(default=1.0, ge=0)
+    brightness: float = Field(default=1.0, ge=0)
+    contrast: float = Field(default=1.0, ge=0)
+    lumaflip: float = Field(default=1.0, ge=0)
+    hue: float = Field(default=1.0, ge=0)
+    saturation: float = Field(default=1.0, ge=0)
+    imgfilter: float = Field(default=0.0, ge=0)
+    noise: float = Field(default=0.0, ge=0)
+    cutout: float = Field(default=0.0, ge=0)
 
 
 class AugmentConfig(Section):
     """Augmentation of what the discriminator sees."""
 
     mode: AugmentMode = AugmentMode.ADA
-    p: float = Field(0.2, ge=0, le=1)  # the probability of mode `fixed`
+    p: float = Field(default=0.2, ge=0, le=1)  # the probability of mode `fixed`
     target: float = 0.6
-    interval: int = Field(4, ge=1)
-    speed_kimg: float = Field(500, gt=0)
+    interval: int = Field(default=4, ge=1)
+    speed_kimg: float = Field(default=500, gt=0)
     probs: AugmentProbs = AugmentProbs()
 
 
 class TrainingConfig(Section):
     """One run. `tick` and everything named `kimg` in thousands of images."""
 
-    batch_size: int = Field(64, ge=1)
-    batch_gpu: int | None = Field(None, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    batch_gpu: int | None = Field(default=None, ge=1)
     gamma: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    r1_interval: int = Field(16, ge=1)
+    r1_interval: int = Field(default=16, ge=1)
     reuse_fakes: bool = False  # ours: the D step takes the fakes of the G step
     use_labels: bool = False
     group_labels: bool = False  # ours: each minibatch-stddev group is of one class
     mirror: bool = True
-    kimg: float = Field(50000, gt=0)
-    minutes: float | None = Field(None, gt=0)  # ours: stop after this much wall time
-    tick: float = Field(4, gt=0)
-    image_snap: int = Field(100, ge=1)
-    snap: int = Field(250, ge=1)
-    snap_minutes: float = Field(10, gt=0)  # ours: at least one snapshot in so many minutes
-    val_freq: int = Field(100, ge=1)
-    keep_last: int = Field(3, ge=1)
-    metric_samples: int = Field(2048, ge=0)  # 0 = no metric while training
-    seed: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1)
+    kimg: float = Field(default=50000, gt=0)
+    minutes: float | None = Field(default=None, gt=0)  # ours: stop after this much wall time
+    tick: float = Field(default=4, gt=0)
+    image_snap: int = Field(default=100, ge=1)
+    snap: int = Field(default=250, ge=1)
+    snap_minutes: float = Field(default=10, gt=0)  # ours: at least one snapshot in so many minutes
+    val_freq: int = Field(default=100, ge=1)
+    keep_last: int = Field(default=3, ge=1)
+    metric_samples: int = Field(default=2048, ge=0)  # 0 = no metric while training
+    seed: int = Field(default=0, ge=0)
+    threads: int | None = Field(default=None, ge=1)
     patch: PatchConfig = PatchConfig()
     augment: AugmentConfig = AugmentConfig()
+
+
+class RenderConfig(Section):
+    """How the same images are computed: never what they are, up to rounding."""
+
+    backend: RenderBackend = RenderBackend.FUSED

@@ -12,6 +12,7 @@ from epigraf.config.sections import (
     DatasetConfig,
     ModelConfig,
     PatchDistribution,
+    RenderConfig,
     Section,
     TrainingConfig,
 )
@@ -26,6 +27,7 @@ class Config(Section):
     dataset: DatasetConfig = DatasetConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    render: RenderConfig = RenderConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

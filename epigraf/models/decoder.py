@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from epigraf.config import GeneratorConfig
 from epigraf.models.layers import LRELU_SLOPE, Activation, FullyConnected, ScalarEncoder
 from epigraf.ops.decoder import decode
+from epigraf.ops.render import FieldTensors
 from epigraf.ops.triplane import sample_triplane
 from epigraf.rendering.renderer import FieldSample
 
@@ -79,9 +80,14 @@ class TriPlaneDecoder(nn.Module):
         """Colours, or with a view-conditioned head its features, and raw densities."""
         if self.pos_enc is not None:
             features = torch.cat([features, self.pos_enc(coords)], dim=-1)
-        layers = [layer for layer in self.layers if isinstance(layer, FullyConnected)]
-        weights, biases = zip(*(layer.effective() for layer in layers), strict=True)
+        weights, biases = self.effective()
         return decode(features, weights, biases, LRELU_SLOPE)
+
+    def effective(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights [O, I] and biases [O] of the trunk's layers, with all gains."""
+        layers = [layer for layer in self.layers if isinstance(layer, FullyConnected)]
+        pairs = [layer.effective() for layer in layers]
+        return [weight for weight, _ in pairs], [bias for _, bias in pairs]
 
     def _view_colors(self, hidden: Tensor, directions: Tensor | None) -> Tensor:
         if directions is None or self.ray_dir_enc is None or self.color_layers is None:
@@ -142,6 +148,23 @@ class TriPlaneField:
         if self.prior is None:
             return sample
         return FieldSample(sample.colors, sample.densities + self.prior(points_world))
+
+    def tensors(self) -> FieldTensors | None:
+        """The field taken apart for the fused renderer; None with encoded coordinates or a
+        view-conditioned head, which it does not know."""
+        if self.decoder.pos_enc is not None or self.decoder.color_layers is not None:
+            return None
+        weights, biases = self.decoder.effective()
+        strength = 0.0 if self.prior is None else self.prior.strength
+        return FieldTensors(
+            planes=self.planes,
+            weights=weights,
+            biases=biases,
+            slope=LRELU_SLOPE,
+            cube_scale=self.cube_scale,
+            prior_strength=strength,
+            prior_slope=0.0 if self.prior is None else strength / self.prior.radius,
+        )
 
     def density_raw(self, points_world: Tensor) -> Tensor:
         """Raw densities [B, P] (before shift, clamp and gain) at points_world [B, P, 3]."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from epigraf.config import BackgroundType, Config
+from epigraf.config import BackgroundType, Config, RenderBackend
 from epigraf.models.backbone import NoiseMode, TriPlaneBackbone
 from epigraf.models.background import SphereBackground, plane_background
 from epigraf.models.decoder import DensityPrior, TriPlaneDecoder, TriPlaneField
@@ -20,7 +20,7 @@ from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams
 from epigraf.rendering.rays import Rays, make_rays, pixel_directions
-from epigraf.rendering.renderer import Rendered, RenderOptions, Trace, render_rays
+from epigraf.rendering.renderer import Rendered, RenderOptions, Trace, fused_reason, render_rays
 
 MAX_RAYS = 8192  # rays of one pass in inference, over the whole batch
 _IMAGE_CHANNELS = 3
@@ -42,6 +42,8 @@ class View:
         ignore_bg: leave the background out.
         bg_only: the background alone.
         max_rays: rays of one pass over the whole batch where no gradient is asked for (memory).
+        second_order: gradients of the picture will be differentiated again, which the fused
+            renderer cannot do: compose it from ops.
     """
 
     patch: PatchParams | None = None
@@ -53,6 +55,7 @@ class View:
     ignore_bg: bool = False
     bg_only: bool = False
     max_rays: int = MAX_RAYS
+    second_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,23 @@ class Generator(nn.Module):
             has_background=g.bg_model.type is not None,
             deterministic=view.deterministic,
             max_rays=self._max_rays(view, batch),
+            backend=self._backend(view),
         )
+
+    def renderer(self, device: torch.device | str = "cpu") -> str:
+        """What marches the rays of this model on `device`, and why not the fused renderer."""
+        planes = torch.empty(1, self.plane_channels, 1, 1, device=device)
+        ray = torch.empty(1, 1, 3, device=device)
+        options = self.render_options(View())
+        reason = fused_reason(self.field(planes), Rays(ray, ray), options)
+        if not reason:
+            return RenderBackend.FUSED.value
+        name = "reference" if options.backend is RenderBackend.REFERENCE else "ops"
+        return f"{name} ({reason})"
+
+    def _backend(self, view: View) -> RenderBackend:
+        chosen = self.cfg.render.backend
+        return RenderBackend.OPS if view.second_order and chosen is RenderBackend.FUSED else chosen
 
     def _max_rays(self, view: View, batch: int) -> int | None:
         return None if torch.is_grad_enabled() else max(1, view.max_rays // max(batch, 1))

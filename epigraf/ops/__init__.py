@@ -5,15 +5,21 @@ from __future__ import annotations
 from epigraf.ops._native import available, backend_line, reason, use_reference
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.decoder import decode
+from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, render
 from epigraf.ops.triplane import sample_triplane
 
 __all__ = [
     "Composite",
+    "FieldTensors",
+    "March",
+    "RayTensors",
+    "RenderedRays",
     "available",
     "backend_line",
     "composite",
     "decode",
     "reason",
+    "render",
     "sample_triplane",
     "use_reference",
 ]

@@ -36,7 +36,7 @@ def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
     _check(planes, points)
     if not _native.runs_native(planes):
         return _triplane_reference(planes, points)
-    return _Triplane.apply(_channels_last(planes), points.contiguous())
+    return _Triplane.apply(channels_last(planes), points.contiguous())
 
 
 def _triplane_reference(planes: Tensor, points: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class _Triplane(torch.autograd.Function):
             return _second_order(ctx, grad_features)
         grad_features = grad_features.contiguous()
         need_planes, need_points = ctx.needs_input_grad
-        grad_planes = _zeros(sizes, strides, points) if need_planes else None
+        grad_planes = zeros_strided(sizes, strides, points) if need_planes else None
         grad_points = torch.empty_like(points) if need_points else None
         layout = planes if grad_planes is None else grad_planes
         _native.core().triplane_backward(
@@ -114,14 +114,14 @@ def _second_order(ctx: Any, grad_features: Tensor) -> tuple[Tensor | None, Tenso
     return grads[0], grads[1]
 
 
-def _channels_last(planes: Tensor) -> Tensor:
+def channels_last(planes: Tensor) -> Tensor:
     """[B, 3, F, H, W] -> [B, 3, H, W, F] with channel stride 1; a copy only if it must be."""
     pixels = planes.movedim(2, 4)
     dense = pixels.stride(4) == 1 and 0 not in pixels.stride()
     return pixels if dense or pixels.numel() == 0 else pixels.contiguous()
 
 
-def _zeros(sizes: torch.Size, strides: tuple[int, ...], like: Tensor) -> Tensor:
+def zeros_strided(sizes: torch.Size, strides: tuple[int, ...], like: Tensor) -> Tensor:
     """Zeros with these strides (channels contiguous), so that a gradient matches its tensor."""
     extent = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     count = sizes.numel()

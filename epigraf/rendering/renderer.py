@@ -9,15 +9,19 @@ section 5.2; pi-GAN and EpiGRAF for the integrator's conventions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epigraf.config import ClampMode, LastInterval
+from epigraf.config import ClampMode, LastInterval, RenderBackend
+from epigraf.ops import use_reference
 from epigraf.ops.composite import Composite, composite
+from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
+from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
 
@@ -45,6 +49,15 @@ class Field(Protocol):
     def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample: ...
 
 
+@runtime_checkable
+class TriPlanes(Protocol):
+    """A field that the fused renderer may be able to read."""
+
+    def tensors(self) -> FieldTensors | None:
+        """The field taken apart; None where it is more than planes and a decoder."""
+        ...
+
+
 class Rendered(NamedTuple):
     """What rays saw: features [B, R, 3], depth, opacity and final transmittance, each [B, R].
 
@@ -67,7 +80,9 @@ class RenderOptions:
     3) between near and far, or inside the ball of object_radius. sigma = density_gain * clamp(raw +
     noise + density_shift). ``last_interval`` AUTO is infinite without a background and 1e-3 with
     one. ``deterministic`` switches the jitter and the random importance samples off. ``max_rays``
-    bounds the rays of one pass (memory); the values do not depend on it.
+    bounds the rays of one pass (memory); the values do not depend on it. ``backend`` FUSED takes
+    the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
+    REFERENCE plain torch.
     """
 
     num_coarse: int
@@ -85,6 +100,7 @@ class RenderOptions:
     has_background: bool = False
     deterministic: bool = False
     max_rays: int | None = None
+    backend: RenderBackend = RenderBackend.FUSED
 
     def __post_init__(self) -> None:
         if self.num_coarse < 2 or (self.num_fine > 0 and self.num_coarse < 3):
@@ -145,6 +161,16 @@ def render_rays(
     given, receives the intermediate tensors (and switches chunking off).
     """
     noise = _draw_noise(rays, options, draws)
+    if trace is None and not fused_reason(field, rays, options):
+        return _march_fused(field, rays, options, noise)
+    reference = options.backend is RenderBackend.REFERENCE
+    with use_reference() if reference else nullcontext():
+        return _march_chunks(field, rays, options, noise, trace)
+
+
+def _march_chunks(
+    field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise, trace: Trace | None
+) -> Rendered:
     count = rays.directions.shape[1]
     chunk = count if trace is not None or options.max_rays is None else max(options.max_rays, 1)
     if count <= chunk:
@@ -184,6 +210,15 @@ def _draw_noise(rays: Rays, options: RenderOptions, draws: Draws) -> _RayNoise:
 def _march(
     field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise, trace: Trace | None
 ) -> Rendered:
+    rendered = _rendered(_march_samples(field, rays, options, noise, trace), options)
+    if trace is not None:
+        trace["final_rendered_feats"] = rendered.features
+    return rendered
+
+
+def _march_samples(
+    field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise, trace: Trace | None
+) -> Composite:
     segment = ray_segment(rays, options.near, options.far, options.object_radius)
     t = stratified_t(segment, options.num_coarse, noise.jitter)
     colors, raw = _evaluate(field, rays, t, trace, "coarse")
@@ -197,10 +232,74 @@ def _march(
     result = integrate_samples(
         colors, raw, t, segment, options, noise.final_density, last_back=options.last_back
     )
+    _trace_final(trace, colors, raw, t, result)
+    return result
+
+
+def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
+    """Why the fused renderer does not run on this field here and now; empty where it does."""
+    if options.backend is not RenderBackend.FUSED:
+        return f"render.backend={options.backend.value}"
+    tensors = field.tensors() if isinstance(field, TriPlanes) else None
+    if tensors is None:
+        return "the field is more than planes and a decoder (posenc, view conditioning)"
+    return why_not(tensors, rays.origins.requires_grad or rays.directions.requires_grad)
+
+
+class _TensorField:
+    """The field that FieldTensors are, on the composable path."""
+
+    def __init__(self, tensors: FieldTensors) -> None:
+        self._tensors = tensors
+
+    def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample:
+        return FieldSample(*field_at(self._tensors, points_world))
+
+
+def _march_fused(field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise) -> Rendered:
+    tensors = field.tensors() if isinstance(field, TriPlanes) else None
+    if tensors is None:
+        raise TypeError("render_rays: the fused renderer cannot read this field")
+    segment = ray_segment(rays, options.near, options.far, options.object_radius)
+    like = segment.near
+    last = _last_delta(segment.far[..., None], segment, options)  # of a finite march: not read
+    ray_tensors = RayTensors(
+        origins=rays.origins,
+        directions=rays.directions,
+        near=segment.near,
+        far=segment.far,
+        last_delta=last if isinstance(last, Tensor) else like.new_full(like.shape, last),
+        even=torch.linspace(0, 1, options.num_coarse, dtype=like.dtype, device=like.device),
+        jitter=noise.jitter,
+        u=noise.importance_u,
+        coarse_noise=noise.coarse_density,
+        final_noise=noise.final_density,
+    )
+
+    def composed(tensors: FieldTensors) -> RenderedRays:
+        result = _march_samples(_TensorField(tensors), rays, options, noise, None)
+        return RenderedRays(result.features, result.depth, result.opacity, result.transmittance)
+
+    result = render_fused(tensors, ray_tensors, _march_of(options), composed)
+    return _rendered(result, options)
+
+
+def _march_of(options: RenderOptions) -> March:
+    return March(
+        shift=options.density_shift,
+        gain=options.density_gain,
+        noise_std=options.density_noise_std,
+        relu=options.clamp_mode is ClampMode.RELU,
+        finite_interval=options.last_interval is LastInterval.FINITE,
+        last_back=options.last_back,
+    )
+
+
+def _rendered(result: Composite | RenderedRays, options: RenderOptions) -> Rendered:
+    """White behind what the rays have not absorbed, and what a background shows through."""
     features = result.features
     if options.white_back:
         features = features + (1 - result.opacity)[..., None]
-    _trace_final(trace, colors, raw, t, result, features)
     finite = options.last_interval is LastInterval.FINITE
     behind = (1 - result.opacity) if finite else result.transmittance
     return Rendered(features, result.depth, result.opacity, behind)
@@ -223,7 +322,8 @@ def _evaluate(
         trace[f"{name}_points"] = points
         trace[f"{name}_z"] = t[..., None]
         trace[f"{name}_mlp_out"] = torch.cat([sample.colors, sample.densities[..., None]], dim=-1)
-    return sample.colors.view(batch, count, samples, -1), sample.densities.view(t.shape)
+    colors = sample.colors.view(*t.shape, sample.colors.shape[-1])
+    return colors, sample.densities.view(t.shape)
 
 
 def merge_samples(
@@ -277,13 +377,12 @@ def _trace_importance(trace: Trace | None, t: Tensor, weights: Tensor, t_fine: T
 
 
 def _trace_final(
-    trace: Trace | None, colors: Tensor, raw: Tensor, t: Tensor, result: Composite, features: Tensor
+    trace: Trace | None, colors: Tensor, raw: Tensor, t: Tensor, result: Composite
 ) -> None:
     if trace is None:
         return
     trace["final_rgb_sigma"] = torch.cat([colors, raw[..., None]], dim=-1)
     trace["final_z"] = t[..., None]
     trace["final_weights"] = result.weights[..., None]
-    trace["final_rendered_feats"] = features
     trace["final_depth"] = result.depth[..., None]
     trace["final_final_transmittance"] = result.transmittance

@@ -32,6 +32,7 @@ def describe(cfg: Config, dataset: ImageDataset, device: torch.device | str = "c
         ("length", _length(cfg)),
         ("device", f"{device}, {torch.get_num_threads()} threads"),
         ("backend", backend_line(device)),
+        ("renderer", _renderer(cfg, device)),
     ]
     return [f"{name:<10} {value}" for name, value in rows]
 
@@ -49,6 +50,12 @@ def _networks(cfg: Config) -> str:
         generator, discriminator = Generator(cfg), Discriminator(cfg)
     g, d = (sum(p.numel() for p in n.parameters()) / 1e6 for n in (generator, discriminator))
     return f"G {g:.2f} M parameters ({generator.num_ws} styles), D {d:.2f} M"
+
+
+def _renderer(cfg: Config, device: torch.device | str) -> str:
+    with torch.device("meta"):
+        generator = Generator(cfg)
+    return generator.renderer(device)
 
 
 def _rendering(cfg: Config) -> str:

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 class EventFile:
@@ -26,17 +26,19 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary = Event, Summary
+        messages: Any = event_pb2  # generated: their names exist at run time only
+        self._event, self._summary = messages.Event, cast("Any", summary_pb2).Summary
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._file = (folder / name).open("wb", buffering=0)  # nothing is left to fail in close
         self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
         if purge_step is not None:
-            self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+            self._write(
+                step=purge_step, session_log=messages.SessionLog(status=messages.SessionLog.START)
+            )
 
     def _write(self, **fields: Any) -> None:
         event = self._event(wall_time=time.time(), **fields)

@@ -79,9 +79,14 @@ def _draw_patch(state: State, n: int, schedule: Schedule) -> PatchParams | None:
 
 
 def render_fakes(
-    state: State, inputs: FakeInputs, schedule: Schedule, *, update_w_avg: bool = False
+    state: State,
+    inputs: FakeInputs,
+    schedule: Schedule,
+    *,
+    update_w_avg: bool = False,
+    second_order: bool = False,
 ) -> Fakes:
-    """Map and render fresh patches."""
+    """Map and render fresh patches; `second_order` where their gradients are differentiated."""
     generator = state.generator
     ws = generator.mapping(
         inputs.z,
@@ -95,6 +100,7 @@ def render_fakes(
         patch=patch,
         density_noise_std=schedule.density_noise_std,
         max_rays=len(ws) * state.cfg.train_resolution**2,  # in one go, with or without gradients
+        second_order=second_order,
     )
     image = generator.synthesis(
         ws, inputs.angles, view, noise_mode=NoiseMode.RANDOM, draws=state.draws
@@ -154,7 +160,7 @@ def path_length_pass(
     """Greg: path-length regularisation on a part of the batch; needs second derivatives."""
     loss_cfg = state.cfg.model.loss_kwargs
     part = inputs[: max(len(inputs.z) // loss_cfg.pl_batch_shrink, 1)]
-    fakes = render_fakes(state, part, schedule)
+    fakes = render_fakes(state, part, schedule, second_order=True)
     noise = state.draws.normal("path_length", tuple(fakes.images.shape), fakes.images)
     lengths = losses.path_lengths(fakes.images, fakes.ws, noise)
     penalty, state.path_length_mean = losses.path_length_penalty(

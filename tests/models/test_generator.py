@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from epigraf.config import Config
+from epigraf.config import Config, RenderBackend
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.generator import Generator, View
+from epigraf.ops import available, reason
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.patches import PatchParams
@@ -246,7 +247,8 @@ def test_density_needs_no_camera() -> None:
 def test_path_length_gradients_can_be_differentiated(extra: dict) -> None:
     generator = make(config(extra), train=True)
     ws = styles(generator).requires_grad_()
-    image = generator.synthesis(ws, ANGLES, draws=RandomDraws(0)).image
+    view = View(second_order=True)
+    image = generator.synthesis(ws, ANGLES, view, draws=RandomDraws(0)).image
     (slope,) = torch.autograd.grad((image * torch.randn_like(image)).sum(), ws, create_graph=True)
     slope.square().sum().backward()
     grads = [p.grad for n, p in generator.named_parameters() if n.startswith("backbone")]
@@ -261,3 +263,28 @@ def test_object_ball_leaves_the_rest_to_the_background() -> None:
     assert torch.equal(outside, torch.zeros(2))
     assert image.opacity[:, 0, 8, 8].min() > 0
     torch.testing.assert_close(image.image[:, :, 0, 0], torch.ones(2, 3))
+
+
+def test_the_model_says_what_marches_its_rays() -> None:
+    fused = "fused" if available() else f"ops ({reason()})"
+    assert make(config()).renderer() == fused
+    assert make(config().with_overrides(["render.backend=ops"])).renderer().startswith("ops (")
+    posenc = config({"tri_plane": {"posenc_period_len": 2.0}})
+    assert "posenc" in make(posenc).renderer() or not available()
+
+
+@pytest.mark.parametrize("extra", [{}, SPHERE, PLANE, {"last_interval": "finite"}])
+def test_every_backend_renders_the_same_and_learns_the_same(extra: dict) -> None:
+    pictures, slopes = [], []
+    for backend in RenderBackend:
+        generator = make(config(extra).with_overrides([f"render.backend={backend.value}"]), True)
+        generator.double()
+        image = generator.synthesis(
+            styles(generator).double(), ANGLES.double(), draws=RandomDraws(0)
+        ).image
+        image.square().sum().backward()
+        pictures.append(image.detach())
+        slopes.append(torch.cat([p.grad.flatten() for p in generator.decoder.parameters()]))
+    for picture, slope in zip(pictures[1:], slopes[1:], strict=True):
+        torch.testing.assert_close(picture, pictures[0], rtol=0, atol=1e-10)
+        torch.testing.assert_close(slope, slopes[0], rtol=0, atol=1e-8 * float(slope.abs().max()))

@@ -180,11 +180,11 @@ def test_expanded_planes_agree(backend: str) -> None:
     torch.testing.assert_close(features[2], grid_sample_triplane(planes, points)[0])
 
 
-def test_channels_last_is_read_in_place(native: None) -> None:
+def testchannels_last_is_read_in_place(native: None) -> None:
     planes = torch.randn(1, 3 * 8, 16, 16).contiguous(memory_format=torch.channels_last)
-    from epigraf.ops.triplane import _channels_last
+    from epigraf.ops.triplane import channels_last
 
-    assert _channels_last(planes.view(1, 3, 8, 16, 16)).data_ptr() == planes.data_ptr()
+    assert channels_last(planes.view(1, 3, 8, 16, 16)).data_ptr() == planes.data_ptr()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -117,7 +117,7 @@ def test_path_length_gradient_by_finite_differences() -> None:
 
     def lengths() -> torch.Tensor:
         ws = generator.mapping(z)
-        view = View(deterministic=True)
+        view = View(deterministic=True, second_order=True)
         mode = NoiseMode.CONST
         image = generator.synthesis(ws, angles, view, noise_mode=mode, draws=RandomDraws(0)).image
         return losses.path_lengths(image, ws, noise).sum() * 1e3

@@ -69,25 +69,37 @@ EPIGRAF_HD T composite_delta(const CompositeRay<T>& ray, int64_t k, int64_t samp
 // kernels split them over the lanes of a warp instead, and carry them in T.)
 using Carry = double;
 
-// (composite 2, 3): absorbs one interval of optical thickness `thickness` = delta sigma. Returns
-// its weight and lowers the transmittance.
+// (composite 2, 3): absorbs one interval that lets `decay` = exp(-delta sigma) through. Returns its
+// weight and lowers the transmittance.
 template <typename T, typename C>
-EPIGRAF_HD T composite_step(T thickness, C& transmittance) {
-  const T decay = std::exp(-thickness);
+EPIGRAF_HD T composite_step_decay(T decay, C& transmittance) {
   const T weight = static_cast<T>((T(1) - decay) * transmittance);
   transmittance *= decay + C(1e-10);
   return weight;
 }
 
 // (composite 7): the step's gradient. `transmittance` is T_k, `grad_weight` dL/dw_k;
-// `grad_transmittance` holds dL/dT_{k+1} on entry and dL/dT_k on return. Returns dL/d thickness_k.
+// `grad_transmittance` holds dL/dT_{k+1} on entry and dL/dT_k on return. Returns dL/d thickness_k,
+// where the thickness is delta sigma.
 template <typename T, typename C>
-EPIGRAF_HD T composite_step_vjp(T thickness, T transmittance, T grad_weight,
-                                C& grad_transmittance) {
-  const T decay = std::exp(-thickness);
+EPIGRAF_HD T composite_step_decay_vjp(T decay, T transmittance, T grad_weight,
+                                      C& grad_transmittance) {
   const C grad_thickness = decay * transmittance * (grad_weight - grad_transmittance);
   grad_transmittance = grad_weight * (T(1) - decay) + grad_transmittance * (decay + C(1e-10));
   return static_cast<T>(grad_thickness);
+}
+
+// The same from the optical thickness of the interval.
+template <typename T, typename C>
+EPIGRAF_HD T composite_step(T thickness, C& transmittance) {
+  return composite_step_decay<T>(std::exp(-thickness), transmittance);
+}
+
+template <typename T, typename C>
+EPIGRAF_HD T composite_step_vjp(T thickness, T transmittance, T grad_weight,
+                                C& grad_transmittance) {
+  return composite_step_decay_vjp<T>(std::exp(-thickness), transmittance, grad_weight,
+                                     grad_transmittance);
 }
 
 // (composite 4): features from the finished weights, kBlock channels at a time.

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "epigraf/composite.h"
+#include "epigraf/render.h"
 #include "epigraf/triplane.h"
 
 namespace epigraf {
@@ -102,6 +103,13 @@ template <typename T>
 void composite_forward_cpu(const CompositeForward<T>& params, int threads);
 template <typename T>
 void composite_backward_cpu(const CompositeBackward<T>& params, int threads);
+// These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
+// in the gradient of one batch element's planes for each thread after the first. Its result depends
+// on the number of threads by rounding.
+template <typename T>
+void render_forward_cpu(const RenderForward<T>& params, int threads);
+template <typename T>
+void render_backward_cpu(const RenderBackward<T>& params, int threads);
 
 // The instruction set that the running CPU selects: "x86-64-v4", "x86-64-v3" or "default".
 const char* cpu_instruction_set();

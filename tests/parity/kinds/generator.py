@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from epigraf.config import RenderBackend
 from epigraf.interop.official import generator_state_from_official
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.generator import Generator, Image, View
@@ -43,6 +44,7 @@ def check(case: Case, report: Report) -> None:
         _compare_trace(case, report, trace)
         check_stages(case, report, generator, view)
         _compare_images(case, report, _Scene(generator, ws, view), image, draws, renderings)
+        _compare_backends(case, report, view)
         if "probe/points" in case.tensors:
             _compare_probe(case, report, generator, trace["planes"])
 
@@ -179,6 +181,17 @@ def _compare_images(
             continue
         report.compare(f"out/{name}", ours, out[name], rtol=IMAGE_RTOL)
     draws.finish()
+
+
+def _compare_backends(case: Case, report: Report, view: View) -> None:
+    """The picture again through every backend (the traced one came from the ops)."""
+    for backend in RenderBackend:
+        generator = load_generator(case)
+        generator.cfg = generator.cfg.with_overrides([f"render.backend={backend.value}"])
+        draws = case.draws()
+        ws = _mapping(case, generator, draws)
+        image = _render(case, generator, ws, view, draws).image
+        report.compare(f"img ({backend.value})", image, case.tensors["out/img"], rtol=IMAGE_RTOL)
 
 
 def _draws_of_rendering(case: Case, generator: Generator) -> ReplayDraws:

@@ -1,0 +1,254 @@
+// The fused renderer on the CPU: its vector functions against libm, every vector width against the
+// others, gradients against finite differences. (That it computes what the composable path computes
+// is tests/ops/test_render.py's business.)
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "../cpu/render.cpp"
+#include "check.h"
+#include "random_values.h"
+
+namespace {
+
+using epigraf::Simd;
+
+// Calls body(bytes) for every vector width that this processor has.
+template <typename Body>
+void for_widths(Body body) {
+  body(std::integral_constant<int, 16>{});
+#if defined(EPIGRAF_HAS_CLONES)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v3")) body(std::integral_constant<int, 32>{});
+  if (__builtin_cpu_supports("x86-64-v4")) body(std::integral_constant<int, 64>{});
+#endif
+}
+
+// A field, its rays and all results, in memory.
+template <typename T>
+struct Scene {
+  static constexpr int64_t kBatch = 2, kChannels = 5, kHeight = 6, kWidth = 4, kHidden = 7;
+  int64_t rays, coarse, fine;
+  std::vector<T> planes, weight0, bias0, weight1, bias1, origins, directions, near, far, last, even,
+      jitter, u, noise;
+
+  Scene(int64_t r, int64_t s, int64_t f) : rays(r), coarse(s), fine(f) {
+    auto fill = [seed = 1u](int64_t count, double low, double high) mutable {
+      return random_values<T>(count, T(low), T(high), seed++);
+    };
+    const int64_t all = kBatch * rays;
+    planes = fill(kBatch * 3 * kHeight * kWidth * kChannels, -1, 1);
+    weight0 = fill(kHidden * kChannels, -1, 1);
+    bias0 = fill(kHidden, -1, 1);
+    weight1 = fill(4 * kHidden, -1, 1);
+    bias1 = fill(4, -1, 1);
+    origins = fill(all * 3, -0.3, 0.3);
+    directions = fill(all * 3, -0.9, 0.9);  // some samples fall outside the planes
+    near.assign(all, T(0.1));
+    far.assign(all, T(1.4));
+    last.assign(all, T(0.3));
+    even.resize(coarse);
+    for (int64_t k = 0; k < coarse; ++k) even[k] = T(k) / T(coarse - 1);
+    jitter = fill(all * coarse, 0, 1);
+    u = fill(all * fine, 0, 1);
+    noise = fill(all * (coarse + fine), -1, 1);
+  }
+
+  epigraf::RenderField<T> field() const {
+    epigraf::RenderField<T> f{};
+    f.shape = {kBatch,
+               0,
+               kChannels,
+               kHeight,
+               kWidth,
+               3 * kHeight * kWidth * kChannels,
+               kHeight * kWidth * kChannels,
+               kWidth * kChannels,
+               kChannels};
+    f.planes = planes.data();
+    f.decoder = {2,
+                 {kChannels, kHidden, 4},
+                 {weight0.data(), weight1.data()},
+                 {bias0.data(), bias1.data()},
+                 T(0.2)};
+    f.cube_scale = T(1.1);
+    f.prior_strength = T(0.4);
+    f.prior_slope = T(0.8);
+    return f;
+  }
+  epigraf::RenderMarch<T> march() const { return {T(0.1), T(1.5), T(0.3), false, false, true}; }
+  epigraf::RenderRays<T> marched() const {
+    return {rays,         coarse,      fine,        origins.data(), directions.data(), near.data(),
+            far.data(),   last.data(), even.data(), jitter.data(),  nullptr,           u.data(),
+            noise.data(), fine};
+  }
+
+  // features, depth, opacity, transmittance and what is saved, one after another.
+  template <int kBytes>
+  std::vector<std::vector<T>> forward(int threads) const {
+    const int64_t all = kBatch * rays, n = coarse + fine;
+    std::vector<std::vector<T>> out = {std::vector<T>(all * 3), std::vector<T>(all),
+                                       std::vector<T>(all), std::vector<T>(all),
+                                       std::vector<T>(all * epigraf::kSaved * n)};
+    epigraf::forward_all<T, kBytes>({field(), march(), marched(), out[0].data(), out[1].data(),
+                                     out[2].data(), out[3].data(), out[4].data()},
+                                    threads);
+    return out;
+  }
+
+  // Gradients of planes, weights and biases of the weighted sum `loss`.
+  template <int kBytes>
+  std::vector<std::vector<T>> backward(int threads) const {
+    const auto out = forward<kBytes>(1);
+    std::vector<std::vector<T>> slopes, grads;
+    for (int i = 0; i < 4; ++i) slopes.push_back(slope(out[i].size(), i));
+    for (size_t size : {planes.size(), weight0.size(), weight1.size(), bias0.size(), bias1.size()})
+      grads.emplace_back(size);
+    epigraf::RenderBackward<T> p{field(),
+                                 march(),
+                                 marched(),
+                                 out[4].data(),
+                                 slopes[0].data(),
+                                 slopes[1].data(),
+                                 slopes[2].data(),
+                                 slopes[3].data(),
+                                 grads[0].data(),
+                                 {grads[1].data(), grads[2].data()},
+                                 {grads[3].data(), grads[4].data()}};
+    epigraf::backward_all<T, kBytes>(p, threads);
+    return grads;
+  }
+
+  static std::vector<T> slope(size_t count, int seed) {
+    std::vector<T> values(count);
+    for (size_t k = 0; k < count; ++k) values[k] = static_cast<T>(std::sin(1.0 + 3 * seed + k));
+    return values;
+  }
+
+  double loss() const {
+    const auto out = forward<16>(1);
+    double total = 0;
+    for (int i = 0; i < 4; ++i) {
+      const auto weights = slope(out[i].size(), i);
+      total += std::inner_product(out[i].begin(), out[i].end(), weights.begin(), 0.0);
+    }
+    return total;
+  }
+};
+
+template <typename T>
+void check_near(const std::vector<std::vector<T>>& a, const std::vector<std::vector<T>>& b,
+                double tolerance) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    CHECK_EQUAL(a[i].size(), b[i].size());
+    for (size_t k = 0; k < a[i].size(); ++k) CHECK_NEAR(a[i][k], b[i][k], tolerance);
+  }
+}
+
+}  // namespace
+
+TEST(exp_is_within_its_bound) {
+  using S = Simd<float, 16>;
+  double worst = 0;
+  for (float x = -87.3f; x < 88.3f; x += 0.00137f) {
+    const double exact = std::exp(static_cast<double>(x));
+    const S::Vector result = epigraf::exp_vector<S>(S::splat(x));
+    worst = std::max(worst, std::fabs(result[0] - exact) / exact);
+  }
+  CHECK(worst < 2e-7);
+  const float inf = std::numeric_limits<float>::infinity();
+  CHECK_EQUAL(epigraf::exp_vector<S>(S::splat(-inf))[0], 0.0f);
+  CHECK_EQUAL(epigraf::exp_vector<S>(S::splat(-100.0f))[3], 0.0f);
+  CHECK_EQUAL(epigraf::exp_vector<S>(S::splat(0.0f))[1], 1.0f);
+  CHECK(std::isnan(epigraf::exp_vector<S>(S::splat(std::nanf("")))[2]));
+}
+
+TEST(softplus_and_its_slope_are_within_their_bounds) {
+  using S = Simd<float, 16>;
+  double worst = 0, worst_slope = 0;
+  for (float x = -80.0f; x < 80.0f; x += 0.00113f) {
+    const double exact = std::max<double>(x, 0) + std::log1p(std::exp(-std::fabs(x)));
+    const double slope = 1 / (1 + std::exp(-static_cast<double>(x)));
+    const S::Vector v = S::splat(x);
+    worst = std::max(worst, std::fabs(epigraf::softplus_vector<S>(v)[0] - exact) / exact);
+    worst_slope =
+        std::max(worst_slope, std::fabs(epigraf::sigmoid_vector<S>(v)[0] - slope) / slope);
+  }
+  CHECK(worst < 4e-7);
+  CHECK(worst_slope < 4e-7);
+  CHECK(std::isnan(epigraf::softplus_vector<S>(S::splat(std::nanf("")))[0]));
+}
+
+TEST(transpose_turns_rows_into_columns) {
+  using S = Simd<float, 32>;
+  S::Vector rows[8];
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 8; ++j) rows[i][j] = static_cast<float>(10 * i + j);
+  }
+  epigraf::transpose<S>(rows);
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 8; ++j) CHECK_EQUAL(rows[i][j], static_cast<float>(10 * j + i));
+  }
+}
+
+TEST(importance_depths_worked) {
+  // Weights 1 in the middle of five samples at 0 1 2 3 4: midpoints .5 1.5 2.5 3.5, inner weights
+  // 0 1 0, each + 2e-5.
+  const double t[] = {0, 1, 2, 3, 4}, weights[] = {0, 0, 1, 0, 0};
+  double cdf[4], depths[3];
+  epigraf::importance_cdf(weights, 5, cdf);
+  CHECK_NEAR(cdf[1], 2e-5 / 1.00006, 1e-12);
+  CHECK_NEAR(cdf[2], 1.00004 / 1.00006, 1e-12);
+  CHECK_NEAR(cdf[3], 1, 1e-12);
+  const double u[] = {0, 0.5, 1};
+  epigraf::importance_depths(t, cdf, 5, u, 3, depths);
+  CHECK_NEAR(depths[0], 0.5, 1e-12);
+  CHECK_NEAR(depths[1], 2, 1e-9);
+  CHECK_NEAR(depths[2], 3.5, 1e-9);
+}
+
+TEST(all_widths_agree) {
+  for (int64_t fine : {0, 5}) {
+    const Scene<double> scene(37, 6, fine);
+    const auto out = scene.forward<16>(1);
+    const auto grads = scene.backward<16>(1);
+    for_widths([&](auto bytes) {
+      constexpr int kBytes = decltype(bytes)::value;
+      check_near(scene.forward<kBytes>(2), out, 1e-12);
+      check_near(scene.backward<kBytes>(3), grads, 1e-10);
+      const Scene<float> single(37, 6, fine);
+      CHECK_NEAR((single.forward<kBytes>(1)[0][0]), out[0][0], 1e-4);
+    });
+  }
+}
+
+TEST(gradients_by_finite_differences) {
+  Scene<double> scene(5, 4, 0);  // importance samples move with the weights, but carry no gradient
+  const auto grads = scene.backward<16>(2);
+  std::vector<double>* inputs[] = {&scene.planes, &scene.weight0, &scene.weight1, &scene.bias0,
+                                   &scene.bias1};
+  for (int i = 0; i < 5; ++i) {
+    const size_t step = std::max<size_t>(inputs[i]->size() / 23, 1);
+    for (size_t k = 0; k < inputs[i]->size(); k += step) {
+      double& x = (*inputs[i])[k];
+      const double kept = x, h = 1e-6;
+      x = kept + h;
+      const double above = scene.loss();
+      x = kept - h;
+      const double below = scene.loss();
+      x = kept;
+      CHECK_NEAR(grads[i][k], (above - below) / (2 * h), 1e-6);
+    }
+  }
+}
+
+TEST(no_rays_is_nothing_to_do) {
+  const Scene<float> scene(0, 4, 2);
+  for_widths([&](auto bytes) {
+    constexpr int kBytes = decltype(bytes)::value;
+    CHECK_EQUAL(scene.forward<kBytes>(2)[0].size(), 0u);
+    const auto grads = scene.backward<kBytes>(2);
+    for (float x : grads[0]) CHECK_EQUAL(x, 0.0f);
+  });
+}

@@ -1,6 +1,7 @@
 """The decoder in blocks of points against plain torch.
 
-python -m benchmarks.bench_decoder [--threads N] [--device cpu|cuda] [--out FOLDER]
+python -m benchmarks.bench_decoder [--threads N] [--device cpu|cuda] [--rounds N]
+    [--out FOLDER]
 Legend: B batch, R rays, S samples per ray. The gradients are those of features and parameters.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.runner import Row, command_line, measure, with_peak_memory, write_results
+from benchmarks.runner import Row, alternate, command_line, with_peak_memory, write_results
 from epigraf.ops import decode, use_reference
 
 # batch, rays of one image, samples per ray, layer sizes: a small CPU training, and a full one
@@ -25,9 +26,7 @@ def network(sizes: tuple[int, ...], device: str) -> tuple[list[Tensor], list[Ten
     return [w.requires_grad_() for w in weights], [b.requires_grad_() for b in biases]
 
 
-def bench_implementation(
-    case: tuple[int, int, int, tuple[int, ...]], device: str, which: str
-) -> list[Row]:
+def bench(case: tuple[int, int, int, tuple[int, ...]], device: str, rounds: int) -> list[Row]:
     """Forward without gradients, and forward and backward together; time and peak memory."""
     batch, rays, samples, sizes = case
     name = f"B{batch} R{rays} S{samples} {'-'.join(map(str, sizes))}"
@@ -47,8 +46,9 @@ def bench_implementation(
 
     rows = []
     for step, function in (("forward", forward), ("forward + backward", both)):
-        row = measure("decoder", f"{name} {step}", which, function)
-        rows.append(with_peak_memory(row, function, device))
+        functions = {"blocks": function, "reference": use_reference()(function)}
+        measured = alternate("decoder", f"{name} {step}", functions, rounds)
+        rows += [with_peak_memory(r, functions[r.implementation], device) for r in measured]
     return rows
 
 
@@ -56,9 +56,7 @@ def main() -> None:
     arguments = command_line("Benchmark of decode")
     rows = []
     for case in CASES:
-        for which in ("blocks", "reference"):
-            with use_reference(which == "reference"):
-                rows += bench_implementation(case, arguments.device, which)
+        rows += bench(case, arguments.device, arguments.rounds)
     write_results("decoder", rows, arguments)
 
 

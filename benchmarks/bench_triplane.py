@@ -1,18 +1,20 @@
 """Tri-plane look-up against its plain-torch reference and torch's own grid_sample.
 
-python -m benchmarks.bench_triplane [--threads N] [--device cpu|cuda] [--out FOLDER]
+python -m benchmarks.bench_triplane [--threads N] [--device cpu|cuda] [--rounds N]
+    [--out FOLDER]
 Legend: B batch, P points, F channels, H height, W width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.runner import Row, command_line, measure, write_results
+from benchmarks.runner import Row, alternate, command_line, write_results
 from epigraf.ops import sample_triplane, use_reference
 
 # batch, points of one image, channels, resolution: small CPU trainings, and one image at full size
@@ -42,46 +44,41 @@ def points_on_rays(batch: int, points: int, device: str) -> Tensor:
 
 IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "native": sample_triplane,
-    "reference": sample_triplane,
+    "reference": use_reference()(sample_triplane),
     "grid_sample": grid_sample_triplane,
 }
 
 
-def bench_gradient(name: str, which: str, planes: Tensor, points: Tensor, leaf: Tensor) -> Row:
+def gradient(which: str, planes: Tensor, points: Tensor, leaf: Tensor) -> Callable[[], object]:
     """The backward pass to `leaf`, which is one of planes and points."""
     leaf.requires_grad_()
     features = IMPLEMENTATIONS[which](planes, points)
     cotangent = torch.randn_like(features)
-
-    def backward() -> object:
-        return torch.autograd.grad(features, leaf, cotangent, retain_graph=True)
-
-    row = measure("triplane", name, which, backward)
-    leaf.requires_grad_(False)
-    return row
+    return lambda: torch.autograd.grad(features, leaf, cotangent, retain_graph=True)
 
 
-def bench_implementation(case: tuple[int, int, int, int], device: str, which: str) -> list[Row]:
+def bench(case: tuple[int, int, int, int], device: str, rounds: int) -> list[Row]:
     """Forward, gradient of the planes, gradient of the points."""
     batch, count, channels, resolution = case
     name = f"B{batch} P{count} F{channels} {resolution}x{resolution}"
     planes = torch.randn(batch, 3, channels, resolution, resolution, device=device)
     points = points_on_rays(batch, count, device)
-    function = IMPLEMENTATIONS[which]
-    return [
-        measure("triplane", f"{name} forward", which, lambda: function(planes, points)),
-        bench_gradient(f"{name} grad planes", which, planes, points, planes),
-        bench_gradient(f"{name} grad points", which, planes, points, points),
-    ]
+    forward = {which: partial(f, planes, points) for which, f in IMPLEMENTATIONS.items()}
+    rows = alternate("triplane", f"{name} forward", forward, rounds)
+    for text in ("planes", "points"):
+        backward = {}
+        for which in IMPLEMENTATIONS:
+            leaves = {"planes": planes.clone(), "points": points.clone()}
+            backward[which] = gradient(which, **leaves, leaf=leaves[text])
+        rows += alternate("triplane", f"{name} grad {text}", backward, rounds)
+    return rows
 
 
 def main() -> None:
     arguments = command_line("Benchmark of sample_triplane")
     rows = []
     for case in CASES:
-        for which in IMPLEMENTATIONS:
-            with use_reference(which == "reference"):
-                rows += bench_implementation(case, arguments.device, which)
+        rows += bench(case, arguments.device, arguments.rounds)
     write_results("triplane", rows, arguments)
 
 

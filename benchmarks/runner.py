@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 import epigraf
+from epigraf.allocator import keep_freed_memory
 from epigraf.ops import backend_line
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,42 +40,33 @@ class Row:
     peak_mib: float | None = None
 
 
-def measure(
-    op: str, case: str, implementation: str, function: Callable[[], object], seconds: float = 1.0
-) -> Row:
-    """Calls `function` once to warm up, then for about `seconds` (at least 3 times)."""
-    times: list[float] = []
-    function()
-    while len(times) < 3 or sum(times) < seconds:
-        start = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    row = Row(
-        op, case, implementation, statistics.median(times) * 1e3, min(times) * 1e3, len(times)
-    )
-    print(f"{op:10} {case:44} {implementation:12} {row.median_ms:9.2f} ms (best {row.best_ms:.2f})")
-    return row
-
-
 def alternate(
     op: str, case: str, functions: dict[str, Callable[[], object]], rounds: int
 ) -> list[Row]:
-    """Calls every function once to warm up, then all of them in turn, `rounds` times."""
+    """Calls every implementation once to warm up, then all of them in turn, `rounds` times.
+
+    A busy moment of the machine then hits all of them alike. Prints how many times faster than the
+    last one each is.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for round_number in range(rounds + 1):
         for name, function in functions.items():
             start = time.perf_counter()
             function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if round_number > 0:
                 times[name].append(time.perf_counter() - start)
-    rows = []
-    for name, seconds in times.items():
-        median, best = statistics.median(seconds) * 1e3, min(seconds) * 1e3
-        rows.append(Row(op, case, name, median, best, rounds))
-        ratio = min(times["official"]) * 1e3 / best if "official" in times else float("nan")
-        print(f"{op:10} {case:44} {name:12} {median:9.2f} ms (best {best:.2f}; {ratio:.1f}x)")
+    rows = [
+        Row(op, case, name, statistics.median(seconds) * 1e3, min(seconds) * 1e3, rounds)
+        for name, seconds in times.items()
+    ]
+    for row in rows:
+        ratio = rows[-1].best_ms / row.best_ms
+        print(
+            f"{op:10} {case:44} {row.implementation:12} {row.median_ms:9.2f} ms "
+            f"(best {row.best_ms:.2f}, {ratio:.1f}x)"
+        )
     return rows
 
 
@@ -113,15 +105,15 @@ def _status(key: str) -> int:
     return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
 
 
-def command_line(description: str, rounds: int | None = None) -> argparse.Namespace:
-    """--threads, --device, --out and (with a default) --rounds, with torch set up accordingly."""
+def command_line(description: str, rounds: int = 10) -> argparse.Namespace:
+    """--threads, --device, --rounds and --out, with torch set up as the programs do it."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
-    if rounds is not None:
-        parser.add_argument("--rounds", type=int, default=rounds, help="of all implementations")
+    parser.add_argument("--rounds", type=int, default=rounds, help="of all implementations")
     arguments = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     return arguments

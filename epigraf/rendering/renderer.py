@@ -28,6 +28,7 @@ from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
 INFINITE_DELTA = 1e10
 CLOSED_DELTA = 1e-3  # last interval in front of a background model
 _PDF_EPSILON = 1e-5
+_FUSED_RAYS = 65536
 
 Trace = dict[str, Tensor]
 
@@ -161,24 +162,19 @@ def render_rays(
     given, receives the intermediate tensors (and switches chunking off).
     """
     noise = _draw_noise(rays, options, draws)
-    if trace is None and not fused_reason(field, rays, options):
-        return _march_fused(field, rays, options, noise)
+    fused = trace is None and not fused_reason(field, rays, options)
+    march = _march_fused if fused else _march
     reference = options.backend is RenderBackend.REFERENCE
+    count, chunk = rays.directions.shape[1], options.max_rays
+    if fused and chunk is not None:  # it needs no memory, but Ctrl-C must get a word in
+        chunk = max(chunk, _FUSED_RAYS)
     with use_reference() if reference else nullcontext():
-        return _march_chunks(field, rays, options, noise, trace)
-
-
-def _march_chunks(
-    field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise, trace: Trace | None
-) -> Rendered:
-    count = rays.directions.shape[1]
-    chunk = count if trace is not None or options.max_rays is None else max(options.max_rays, 1)
-    if count <= chunk:
-        return _march(field, rays, options, noise, trace)
-    parts = [
-        _march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s), None)
-        for s in ray_chunks(count, chunk)
-    ]
+        if trace is not None or chunk is None or count <= chunk:
+            return march(field, rays, options, noise, trace)
+        parts = [
+            march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s))
+            for s in ray_chunks(count, max(chunk, 1))
+        ]
     return Rendered(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
 
@@ -208,7 +204,11 @@ def _draw_noise(rays: Rays, options: RenderOptions, draws: Draws) -> _RayNoise:
 
 
 def _march(
-    field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise, trace: Trace | None
+    field: Field,
+    rays: Rays,
+    options: RenderOptions,
+    noise: _RayNoise,
+    trace: Trace | None = None,
 ) -> Rendered:
     rendered = _rendered(_march_samples(field, rays, options, noise, trace), options)
     if trace is not None:
@@ -256,7 +256,13 @@ class _TensorField:
         return FieldSample(*field_at(self._tensors, points_world))
 
 
-def _march_fused(field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise) -> Rendered:
+def _march_fused(
+    field: Field,
+    rays: Rays,
+    options: RenderOptions,
+    noise: _RayNoise,
+    _: Trace | None = None,
+) -> Rendered:
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
         raise TypeError("render_rays: the fused renderer cannot read this field")

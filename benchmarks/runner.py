@@ -112,8 +112,14 @@ def command_line(description: str, rounds: int = 10) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
     parser.add_argument("--rounds", type=int, default=rounds, help="of all implementations")
+    parser.add_argument(
+        "--default-malloc",
+        action="store_true",
+        help="leave the allocator as Python has it; epigraf's programs keep freed memory",
+    )
     arguments = parser.parse_args()
-    keep_freed_memory()
+    if not arguments.default_malloc:
+        keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     return arguments
@@ -130,6 +136,7 @@ def write_results(op: str, rows: list[Row], arguments: argparse.Namespace) -> Pa
         "load_average": os.getloadavg()[0],
         "threads": arguments.threads,
         "backend": backend_line(arguments.device),
+        "allocator": "default" if arguments.default_malloc else "keeps freed memory",
         "versions": {
             "epigraf": epigraf.__version__,
             "torch": torch.__version__,
@@ -138,8 +145,9 @@ def write_results(op: str, rows: list[Row], arguments: argparse.Namespace) -> Pa
         "rows": [asdict(row) for row in rows],
     }
     name = "".join(c if c.isalnum() else "-" for c in facts["machine"]).strip("-")
+    suffix = "_default-malloc" if arguments.default_malloc else ""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{name}_{now:%Y-%m-%d}_{facts['commit']}_{op}.json"
+    path = arguments.out / f"{name}_{now:%Y-%m-%d}_{facts['commit']}_{op}{suffix}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
     print(f"wrote {path}")
     return path

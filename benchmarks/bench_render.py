@@ -19,10 +19,9 @@ from benchmarks import composable
 from benchmarks.runner import Row, alternate, command_line, with_peak_memory, write_results
 from epigraf.config import RenderBackend
 from epigraf.ops import FieldTensors
-from epigraf.ops.render import field_at
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.rays import Rays, ray_segment, stratified_t
-from epigraf.rendering.renderer import FieldSample, RenderOptions, render_rays
+from epigraf.rendering.renderer import RenderOptions, TensorField, render_rays
 
 OPTIONS = RenderOptions(num_coarse=48, num_fine=48, near=0.75, far=1.25)
 CHANNELS, HIDDEN, SIDE = 32, 64, 256
@@ -35,19 +34,6 @@ class Scene:
 
     tensors: FieldTensors
     rays: Rays
-
-
-class PlainField:
-    """The field of a scene, as the renderer takes it."""
-
-    def __init__(self, tensors: FieldTensors) -> None:
-        self._tensors = tensors
-
-    def tensors(self) -> FieldTensors:
-        return self._tensors
-
-    def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample:
-        return FieldSample(*field_at(self._tensors, points_world))
 
 
 def make_scene(batch: int, side: int) -> Scene:
@@ -80,7 +66,7 @@ def picture(scene: Scene, implementation: str) -> Tensor:
         return official(scene)
     chunk = None if torch.is_grad_enabled() else CHUNK
     options = replace(OPTIONS, backend=RenderBackend(implementation), max_rays=chunk)
-    field = PlainField(scene.tensors)
+    field = TensorField(scene.tensors)
     return render_rays(field, scene.rays, options, draws=RandomDraws(0)).features
 
 

@@ -24,7 +24,8 @@ from epigraf.ops.composite import Composite, composite
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams, extract_patches
 from epigraf.rendering.rays import Rays, RaySegment, stratified_t
-from epigraf.rendering.renderer import INFINITE_DELTA, Trace, ray_chunks
+from epigraf.rendering.renderer import INFINITE_DELTA, ray_chunks
+from epigraf.rendering.trace import Trace
 
 
 def inverse_sphere_points(rays: Rays, inverse_radius: Tensor) -> Tensor:

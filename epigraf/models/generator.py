@@ -20,7 +20,8 @@ from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams
 from epigraf.rendering.rays import Rays, make_rays, pixel_directions
-from epigraf.rendering.renderer import Rendered, RenderOptions, Trace, fused_reason, render_rays
+from epigraf.rendering.renderer import Rendered, RenderOptions, fused_reason, render_rays
+from epigraf.rendering.trace import Trace
 
 MAX_RAYS = 8192  # rays of one pass in inference, over the whole batch
 _IMAGE_CHANNELS = 3

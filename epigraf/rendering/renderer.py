@@ -23,14 +23,13 @@ from epigraf.ops.composite import Composite, composite
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
+from epigraf.rendering.importance import importance_t, merge_samples
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
+from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
 INFINITE_DELTA = 1e10
 CLOSED_DELTA = 1e-3  # last interval in front of a background model
-_PDF_EPSILON = 1e-5
 _FUSED_RAYS = 65536
-
-Trace = dict[str, Tensor]
 
 
 class FieldSample(NamedTuple):
@@ -57,6 +56,21 @@ class TriPlanes(Protocol):
     def tensors(self) -> FieldTensors | None:
         """The field taken apart; None where it is more than planes and a decoder."""
         ...
+
+
+class TensorField:
+    """The field that FieldTensors are."""
+
+    def __init__(self, tensors: FieldTensors) -> None:
+        self._tensors = tensors
+
+    def tensors(self) -> FieldTensors:
+        """What it was made of."""
+        return self._tensors
+
+    def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample:
+        """Colours and raw densities at points_world [B, P, 3]; the directions are not read."""
+        return FieldSample(*field_at(self._tensors, points_world))
 
 
 class Rendered(NamedTuple):
@@ -133,26 +147,6 @@ def activate_density(raw: Tensor, options: RenderOptions, noise: Tensor | None =
     return sigma if options.density_gain == 1 else sigma * options.density_gain
 
 
-def importance_t(t: Tensor, weights: Tensor, u: Tensor) -> Tensor:
-    """Depths [B, R, F], unsorted, where the weights say that there is something (NeRF, section
-    5.2).
-
-    The inverse of the piecewise linear distribution function with the weights of the inner samples
-    between the midpoints of t [B, R, S]; weights [B, R, S], u [B, R, F] in [0, 1]. No gradient.
-    """
-    bins = 0.5 * (t[..., :-1] + t[..., 1:])
-    pdf = (weights[..., 1:-1] + _PDF_EPSILON) + _PDF_EPSILON
-    pdf = pdf / pdf.sum(-1, keepdim=True)
-    cdf = F.pad(torch.cumsum(pdf, dim=-1), (1, 0))
-    above = torch.searchsorted(cdf, u.contiguous())
-    below = (above - 1).clamp_min(0)
-    above = above.clamp_max(bins.shape[-1] - 1)
-    cdf_below, bins_below = cdf.gather(-1, below), bins.gather(-1, below)
-    width = cdf.gather(-1, above) - cdf_below
-    width = torch.where(width < _PDF_EPSILON, torch.ones_like(width), width)
-    return torch.addcmul(bins_below, (u - cdf_below) / width, bins.gather(-1, above) - bins_below)
-
-
 def render_rays(
     field: Field, rays: Rays, options: RenderOptions, *, draws: Draws, trace: Trace | None = None
 ) -> Rendered:
@@ -226,13 +220,13 @@ def _march_samples(
         with torch.no_grad():
             coarse = integrate_samples(colors, raw, t, segment, options, noise.coarse_density)
             t_fine = importance_t(t, coarse.weights, _present(noise.importance_u))
-        _trace_importance(trace, t, coarse.weights, t_fine)
+        trace_importance(trace, t, coarse.weights, t_fine)
         fine = _evaluate(field, rays, t_fine, trace, "fine")
         colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
     result = integrate_samples(
         colors, raw, t, segment, options, noise.final_density, last_back=options.last_back
     )
-    _trace_final(trace, colors, raw, t, result)
+    trace_final(trace, colors, raw, t, result)
     return result
 
 
@@ -244,16 +238,6 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     if tensors is None:
         return "the field is more than planes and a decoder (posenc, view conditioning)"
     return why_not(tensors, rays.origins.requires_grad or rays.directions.requires_grad)
-
-
-class _TensorField:
-    """The field that FieldTensors are, on the composable path."""
-
-    def __init__(self, tensors: FieldTensors) -> None:
-        self._tensors = tensors
-
-    def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample:
-        return FieldSample(*field_at(self._tensors, points_world))
 
 
 def _march_fused(
@@ -283,7 +267,7 @@ def _march_fused(
     )
 
     def composed(tensors: FieldTensors) -> RenderedRays:
-        result = _march_samples(_TensorField(tensors), rays, options, noise, None)
+        result = _march_samples(TensorField(tensors), rays, options, noise, None)
         return RenderedRays(result.features, result.depth, result.opacity, result.transmittance)
 
     result = render_fused(tensors, ray_tensors, _march_of(options), composed)
@@ -332,16 +316,6 @@ def _evaluate(
     return colors, sample.densities.view(t.shape)
 
 
-def merge_samples(
-    fine: tuple[Tensor, Tensor, Tensor], coarse: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Join two sets of (colours [B, R, S, 3], raw densities [B, R, S], t [B, R, S]), sorted by
-    t."""
-    colors, raw, t = (torch.cat(pair, dim=2) for pair in zip(fine, coarse, strict=True))
-    t, order = torch.sort(t, dim=2)
-    return colors.gather(2, order[..., None].expand_as(colors)), raw.gather(2, order), t
-
-
 def integrate_samples(
     colors: Tensor,
     raw: Tensor,
@@ -371,24 +345,3 @@ def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float
     closed = options.last_interval is LastInterval.AUTO and options.has_background
     delta = CLOSED_DELTA if closed else INFINITE_DELTA
     return delta if segment.hit is None else delta * segment.hit.to(t.dtype)
-
-
-def _trace_importance(trace: Trace | None, t: Tensor, weights: Tensor, t_fine: Tensor) -> None:
-    if trace is None:
-        return
-    trace["coarse_weights"] = weights[..., None]
-    trace["pdf_bins"] = 0.5 * (t[..., :-1] + t[..., 1:])
-    trace["pdf_weights"] = weights[..., 1:-1] + _PDF_EPSILON
-    trace["fine_z"] = t_fine
-
-
-def _trace_final(
-    trace: Trace | None, colors: Tensor, raw: Tensor, t: Tensor, result: Composite
-) -> None:
-    if trace is None:
-        return
-    trace["final_rgb_sigma"] = torch.cat([colors, raw[..., None]], dim=-1)
-    trace["final_z"] = t[..., None]
-    trace["final_weights"] = result.weights[..., None]
-    trace["final_depth"] = result.depth[..., None]
-    trace["final_final_transmittance"] = result.transmittance

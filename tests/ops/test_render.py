@@ -17,10 +17,10 @@ from torch import Tensor
 
 from epigraf.config import ClampMode, LastInterval, RenderBackend
 from epigraf.ops import FieldTensors, March, RayTensors, available, reason, render, use_reference
-from epigraf.ops.render import MAX_LAYERS, RenderedRays, field_at, why_not
+from epigraf.ops.render import MAX_LAYERS, RenderedRays, why_not
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import FieldSample, RenderOptions, fused_reason, render_rays
+from epigraf.rendering.renderer import RenderOptions, TensorField, fused_reason, render_rays
 
 pytestmark = pytest.mark.skipif(not available(), reason=reason() or "core found")
 
@@ -38,19 +38,6 @@ VARIANTS = {
     ),
     "background": replace(OPTIONS, has_background=True, last_interval=LastInterval.AUTO),
 }  # fmt: skip
-
-
-class PlainField:
-    """A tri-plane field as the renderer takes it, on tensors that a test owns."""
-
-    def __init__(self, tensors: FieldTensors) -> None:
-        self._tensors = tensors
-
-    def tensors(self) -> FieldTensors:
-        return self._tensors
-
-    def __call__(self, points_world: Tensor, directions: Tensor) -> FieldSample:
-        return FieldSample(*field_at(self._tensors, points_world))
 
 
 def make_field(
@@ -94,7 +81,7 @@ def rendered(
     backend: RenderBackend, tensors: FieldTensors, rays: Rays, options: RenderOptions
 ) -> list[Tensor]:
     """All outputs, then the gradients of a weighted sum of them."""
-    field, options = PlainField(tensors), replace(options, backend=backend)
+    field, options = TensorField(tensors), replace(options, backend=backend)
     assert bool(fused_reason(field, rays, options)) is (backend is not RenderBackend.FUSED)
     outputs = render_rays(field, rays, options, draws=RandomDraws(3))
     loss = sum(
@@ -207,7 +194,7 @@ def test_gradcheck() -> None:
 
     def outputs(planes: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
         field = replace(tensors, planes=planes, weights=params[:2], biases=params[2:])
-        return tuple(render_rays(PlainField(field), rays, options, draws=RandomDraws(3)))
+        return tuple(render_rays(TensorField(field), rays, options, draws=RandomDraws(3)))
 
     assert torch.autograd.gradcheck(outputs, [tensors.planes, *tensors.weights, *tensors.biases])
 
@@ -218,7 +205,7 @@ def test_second_derivatives_take_the_composable_path_and_say_so() -> None:
 
     def second(backend: RenderBackend) -> list[Tensor]:
         chosen = replace(options, backend=backend)
-        out = render_rays(PlainField(tensors), rays, chosen, draws=RandomDraws(3))
+        out = render_rays(TensorField(tensors), rays, chosen, draws=RandomDraws(3))
         weights = tensors.weights[0]
         (slope,) = torch.autograd.grad(out.features.square().sum(), weights, create_graph=True)
         return list(torch.autograd.grad(slope.square().sum(), [tensors.planes, weights]))
@@ -261,13 +248,13 @@ def test_what_is_not_finite_stays_in_its_rays(bad: float) -> None:
     planes[0, 0, :, 8, 8] = bad
 
     def run(p: Tensor) -> RenderedRays:
-        field = PlainField(replace(tensors, planes=p))
+        field = TensorField(replace(tensors, planes=p))
         with torch.no_grad():
             return render_rays(field, rays, options, draws=RandomDraws(3))
 
     good, ours = run(tensors.planes), run(planes)
     with use_reference(), torch.no_grad():
-        field = PlainField(replace(tensors, planes=planes))
+        field = TensorField(replace(tensors, planes=planes))
         chosen = replace(options, backend=RenderBackend.REFERENCE)
         expected = render_rays(field, rays, chosen, draws=RandomDraws(3))
     touched = ~expected.features.isfinite().all(-1)
@@ -298,20 +285,20 @@ def test_threads_change_nothing_in_the_forward_pass() -> None:
 def test_nothing_is_saved_without_a_gradient() -> None:
     tensors, rays = make_field(), make_rays()
     with torch.no_grad():
-        out = render_rays(PlainField(tensors), rays, OPTIONS, draws=RandomDraws(3))
+        out = render_rays(TensorField(tensors), rays, OPTIONS, draws=RandomDraws(3))
     assert not any(x.requires_grad for x in out)
 
 
 def test_reasons_against_it() -> None:
     field, rays = make_field(), make_rays()
     options = replace(OPTIONS, backend=RenderBackend.FUSED)
-    assert fused_reason(PlainField(field), rays, options) == ""
+    assert fused_reason(TensorField(field), rays, options) == ""
     assert fused_reason(lambda p, d: None, rays, options).startswith("the field is more")
-    assert fused_reason(PlainField(field), rays, replace(options, backend=RenderBackend.OPS)) == (
+    assert fused_reason(TensorField(field), rays, replace(options, backend=RenderBackend.OPS)) == (
         "render.backend=ops"
     )
     moving = Rays(rays.origins.clone().requires_grad_(), rays.directions)
-    assert "no gradient with respect to rays" in fused_reason(PlainField(field), moving, options)
+    assert "no gradient with respect to rays" in fused_reason(TensorField(field), moving, options)
     deep = make_field((3, *[3] * MAX_LAYERS, 4))
     assert "more than 8 layers" in why_not(deep)
     assert "5 outputs, not 4" in why_not(make_field((3, 5)))
@@ -326,7 +313,7 @@ def test_a_moving_camera_falls_back_and_has_its_gradient() -> None:
     origins = rays.origins.clone().requires_grad_()
     options = replace(OPTIONS, num_fine=0)
     out = render_rays(
-        PlainField(tensors), Rays(origins, rays.directions), options, draws=RandomDraws(3)
+        TensorField(tensors), Rays(origins, rays.directions), options, draws=RandomDraws(3)
     )
     out.features.sum().backward()
     assert origins.grad is not None

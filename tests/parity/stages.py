@@ -11,12 +11,11 @@ from torch import Tensor
 
 from epigraf.models.background import SphereBackground, inverse_sphere_points
 from epigraf.models.generator import Generator, View
+from epigraf.rendering.importance import importance_t, merge_samples
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment
 from epigraf.rendering.renderer import (
     RenderOptions,
-    importance_t,
     integrate_samples,
-    merge_samples,
 )
 from tests.parity.case import Case
 from tests.parity.report import Report

@@ -10,6 +10,7 @@
 #include "epigraf/composite.h"
 #include "epigraf/importance.h"
 #include "epigraf/macros.h"
+#include "epigraf/philox.h"
 #include "epigraf/triplane.h"
 
 namespace epigraf {
@@ -47,7 +48,20 @@ struct RenderMarch {
   bool last_back;
 };
 
-// Rays and their random numbers; a null pointer is a number that is not wanted.
+// Streams of a seed (philox 2), one for each kind of random number.
+constexpr uint32_t kJitterStream = 0, kImportanceStream = 1, kCoarseNoiseStream = 2,
+                   kFinalNoiseStream = 3;
+
+// Random numbers that are computed where they are used, from a seed: those with a flag. Ray r of
+// batch element b is ray b * total + first + r of its streams, however the rays are cut into calls.
+struct RenderSeeds {
+  uint64_t seed;
+  int64_t first, total;
+  bool jitter, u, coarse_noise, final_noise;
+};
+
+// Rays and their random numbers; a null pointer without a flag in `seeds` is a number that is not
+// wanted.
 template <typename T>
 struct RenderRays {
   int64_t rays, coarse, fine;  // R, S, F
@@ -62,6 +76,12 @@ struct RenderRays {
   const T* u;                  // [B, R, F] in [0, 1]; rows u_stride apart
   const T* final_noise;        // [B, R, N], or null
   int64_t u_stride;
+  RenderSeeds seeds;
+
+  // The place of ray `ray` (of [B * R]) in the streams of the seed.
+  EPIGRAF_HD uint64_t place_in_stream(int64_t ray) const {
+    return static_cast<uint64_t>(ray / rays * seeds.total + seeds.first + ray % rays);
+  }
 };
 
 template <typename T>

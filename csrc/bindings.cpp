@@ -17,7 +17,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 2;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 3;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -125,19 +125,26 @@ void composite_backward(const Launch& launch, const CompositeShape& shape,
 struct RenderShape {
   std::array<int64_t, 4> rays;     // B, R, S, F
   std::array<int64_t, 3> planes;   // C, H, W
-  std::array<int64_t, 4> strides;  // of the planes
+  std::array<int64_t, 5> strides;  // of the planes: batch, plane, row, pixel, channel
   std::vector<int64_t> widths;     // of the decoder: input, hidden ..., 4
   std::array<double, 7> numbers;   // slope, cube_scale, prior strength and slope, shift, gain, std
-  std::array<bool, 3> flags;       // relu, finite_interval, last_back
-  int64_t u_stride;
+  std::array<bool, 4> flags;       // relu, finite_interval, last_back, project
+  int64_t u_stride, row_length;
+  uint64_t seed;
+  std::array<int64_t, 2> place;  // of the rays in the streams of the seed: first, total
+  std::array<bool, 4> seeded;    // jitter, u, coarse_noise, final_noise
 };
 
 template <typename T>
 epigraf::RenderField<T> render_field(const RenderShape& shape, uintptr_t planes,
                                      const std::vector<uintptr_t>& params) {
   epigraf::RenderField<T> field{};
-  field.shape = triplane_shape(
-      {shape.rays[0], 0, shape.planes[0], shape.planes[1], shape.planes[2]}, shape.strides);
+  const auto& s = shape.strides;
+  field.shape =
+      triplane_shape({shape.rays[0], 0, shape.planes[0], shape.planes[1], shape.planes[2]},
+                     {s[0], s[1], s[2], s[3]});
+  field.channel_stride = s[4];
+  field.project = shape.flags[3];
   field.planes = pointer<const T>(planes);
   auto& decoder = field.decoder;
   decoder.layers = static_cast<int>(shape.widths.size()) - 1;
@@ -170,8 +177,23 @@ using RayAddresses = std::array<uintptr_t, 10>;
 template <typename T>
 epigraf::RenderRays<T> render_rays(const RenderShape& shape, const RayAddresses& a) {
   const auto at = [&](int i) { return pointer<const T>(a[i]); };
-  return {shape.rays[1], shape.rays[2], shape.rays[3], at(0), at(1), at(2), at(3),
-          at(4),         at(5),         at(6),         at(7), at(8), at(9), shape.u_stride};
+  const auto& [jitter, u, coarse_noise, final_noise] = shape.seeded;
+  return {shape.rays[1],
+          shape.rays[2],
+          shape.rays[3],
+          at(0),
+          at(1),
+          at(2),
+          at(3),
+          at(4),
+          at(5),
+          at(6),
+          at(7),
+          at(8),
+          at(9),
+          shape.u_stride,
+          {shape.seed, shape.place[0], shape.place[1], jitter, u, coarse_noise, final_noise},
+          shape.row_length};
 }
 
 template <typename T>
@@ -273,13 +295,16 @@ PYBIND11_MODULE(_C, m) {
 
   py::class_<RenderShape>(m, "RenderShape")
       .def(py::init([](const std::array<int64_t, 4>& rays, const std::array<int64_t, 3>& planes,
-                       const std::array<int64_t, 4>& strides, const std::vector<int64_t>& widths,
-                       const std::array<double, 7>& numbers, const std::array<bool, 3>& flags,
-                       int64_t u_stride) {
-             return RenderShape{rays, planes, strides, widths, numbers, flags, u_stride};
+                       const std::array<int64_t, 5>& strides, const std::vector<int64_t>& widths,
+                       const std::array<double, 7>& numbers, const std::array<bool, 4>& flags,
+                       int64_t u_stride, int64_t row_length, uint64_t seed,
+                       const std::array<int64_t, 2>& place, const std::array<bool, 4>& seeded) {
+             return RenderShape{rays,     planes,     strides, widths, numbers, flags,
+                                u_stride, row_length, seed,    place,  seeded};
            }),
            py::arg("rays"), py::arg("planes"), py::arg("strides"), py::arg("widths"),
-           py::arg("numbers"), py::arg("flags"), py::arg("u_stride"));
+           py::arg("numbers"), py::arg("flags"), py::arg("u_stride"), py::arg("row_length"),
+           py::arg("seed"), py::arg("place"), py::arg("seeded"));
   // params: weights, then biases; outputs: features, depth, opacity, transmittance, saved (or 0).
   m.def("render_forward", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
                              const std::vector<uintptr_t>& params, const RayAddresses& rays,

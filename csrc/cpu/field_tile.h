@@ -6,79 +6,33 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
-#include "clones.h"
+#include "arena.h"
 #include "epigraf/render.h"
 #include "simd.h"
+#include "tile_taps.h"
 
 namespace epigraf {
-
-// Calls body(block, first) for blocks of kBlock, then of half of it, down to 1.
-template <int kBlock, typename Body>
-EPIGRAF_HD void for_blocks(int64_t count, Body body, int64_t first = 0) {
-  for (; first + kBlock <= count; first += kBlock) {
-    body(std::integral_constant<int, kBlock>{}, first);
-  }
-  if constexpr (kBlock > 1) for_blocks<kBlock / 2>(count, body, first);
-}
-
-// Aligned memory of one thread, handed out piece by piece.
-template <typename T>
-class Arena {
- public:
-  explicit Arena(int64_t count)
-      : memory_(static_cast<T*>(std::aligned_alloc(kAlignment, round(count) * sizeof(T)))) {
-    if (!memory_) throw std::bad_alloc();
-    std::fill_n(memory_.get(), round(count), T(0));
-  }
-  T* take(int64_t count) {
-    T* piece = memory_.get() + used_;
-    used_ += round(count);
-    return piece;
-  }
-  static int64_t round(int64_t count) {
-    constexpr int64_t unit = kAlignment / sizeof(T);
-    return (count + unit - 1) / unit * unit;
-  }
-
- private:
-  static constexpr int64_t kAlignment = 64;
-  struct Free {
-    void operator()(T* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<T, Free> memory_;
-  int64_t used_ = 0;
-};
 
 template <typename T, int kBytes>
 struct FieldTile {
   using S = Simd<T, kBytes>;
   using V = typename S::Vector;
-  using Int = typename S::Int;
-  static constexpr int kLanes = S::kLanes, kVectors = 2, kPoints = kLanes * kVectors;
+  using Taps = TileTaps<T, kBytes>;
+  static constexpr int kLanes = S::kLanes, kVectors = Taps::kVectors, kPoints = Taps::kPoints;
   static constexpr int kOutBlock = kBytes == 64 ? 8 : 4;
-
-  // Where the points of a tile fall: weights and upper left corners of the cells, and which points
-  // have all their cells inside (the others take the careful path of triplane.h).
-  struct Taps {
-    alignas(64) T weight[kPlanes][4][kPoints];
-    alignas(64) Int row[kPlanes][kPoints], column[kPlanes][kPoints];
-    alignas(64) Int inside[kPoints];
-  };
 
   const RenderField<T>& field;
   const T* planes;  // of the batch element
-  Taps taps;
-  alignas(64) T coords[3][kPoints];  // in plane coordinates
-  T* turned;                         // [P][widest]
-  T* rows[kMaxLayers + 1];           // activations: rows[0] features, rows[layers] outputs
-  T* grad_rows[2];                   // of the present layer's outputs and inputs
-  T* weights_turned[kMaxLayers];     // [I][O], for the backward pass
-  T* grad_weights[kMaxLayers];       // [O][I rounded up], this thread's sum
-  T* grad_biases[kMaxLayers];        // [O]
+  Taps taps[2];     // of this tile and the next
+  Taps *now = &taps[0], *next = &taps[1];
+  bool fits;                      // the planes, into the index type of the taps
+  T* turned;                      // [P][widest]
+  T* rows[kMaxLayers + 1];        // activations: rows[0] features, rows[layers] outputs
+  T* grad_rows[2];                // of the present layer's outputs and inputs
+  T* weights_turned[kMaxLayers];  // [I][O], for the backward pass
+  T* grad_weights[kMaxLayers];    // [O][I rounded up], this thread's sum
+  T* grad_biases[kMaxLayers];     // [O]
 
   static EPIGRAF_HD int64_t whole(int64_t width) { return (width + kLanes - 1) / kLanes * kLanes; }
   EPIGRAF_HD int64_t width(int layer) const { return field.decoder.widths[layer]; }
@@ -101,7 +55,8 @@ struct FieldTile {
     return total;
   }
 
-  FieldTile(const RenderField<T>& f, Arena<T>& arena, bool backward) : field(f), planes(f.planes) {
+  FieldTile(const RenderField<T>& f, Arena<T>& arena, bool backward)
+      : field(f), planes(f.planes), fits(Taps::fits(f.shape, f.shape.plane_stride)) {
     const DecoderLayers<T>& d = f.decoder;
     const int64_t activations = widest(d) * kPoints;
     turned = arena.take(activations);
@@ -119,47 +74,6 @@ struct FieldTile {
     }
   }
 
-  // (triplane 1, 2) for the tile's points, on one plane.
-  EPIGRAF_HD void find_taps(int plane, int v, typename S::IntVector& inside) {
-    const TriplaneShape& shape = field.shape;
-    const V x = pixel_positions(coords[plane_u(plane)] + v * kLanes, shape.width);
-    const V y = pixel_positions(coords[plane_v(plane)] + v * kLanes, shape.height);
-    const auto in = (x >= V{}) & (x < T(shape.width - 1)) & (y >= V{}) & (y < T(shape.height - 1));
-    inside &= in;
-    const V column = choose(in, x, V{}), row = choose(in, y, V{});
-    const auto x0 = __builtin_convertvector(column, typename S::IntVector);
-    const auto y0 = __builtin_convertvector(row, typename S::IntVector);
-    const V right = column - __builtin_convertvector(x0, V), left = T(1) - right;
-    const V below = row - __builtin_convertvector(y0, V), above = T(1) - below;
-    const V corners[4] = {left * above, right * above, left * below, right * below};
-    EPIGRAF_UNROLL
-    for (int c = 0; c < 4; ++c) S::store(taps.weight[plane][c] + v * kLanes, corners[c]);
-    S::store(taps.row[plane] + v * kLanes, y0);
-    S::store(taps.column[plane] + v * kLanes, x0);
-  }
-
-  EPIGRAF_HD V pixel_positions(const T* coordinate, int64_t size) const {
-    return (S::load(coordinate) + T(1)) / T(2) * T(size - 1);
-  }
-
-  EPIGRAF_HD void find_all_taps() {
-    EPIGRAF_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      auto inside = S::splat(0) == S::splat(0);
-      EPIGRAF_UNROLL
-      for (int plane = 0; plane < kPlanes; ++plane) find_taps(plane, v, inside);
-      S::store(taps.inside + v * kLanes, inside);
-    }
-  }
-
-  // The upper left tap of point p.
-  template <typename U>
-  EPIGRAF_HD U* corner(U* base, int plane, int p) const {
-    const TriplaneShape& s = field.shape;
-    return base + plane * s.plane_stride + static_cast<int64_t>(taps.row[plane][p]) * s.row_stride +
-           static_cast<int64_t>(taps.column[plane][p]) * s.pixel_stride;
-  }
-
   // (triplane 3): features of `count` points into turned [P][C], zeros for the rest of the tile.
   EPIGRAF_HD void look_up(int count) {
     const TriplaneShape& shape = field.shape;
@@ -168,10 +82,10 @@ struct FieldTile {
       T* out = turned + p * stride;
       if (p >= count) {
         std::fill_n(out, stride, T(0));
-      } else if (taps.inside[p]) {
+      } else if (now->inside[p] != T(0)) {
         look_up_inside(p, out);
       } else {
-        const T point[3] = {coords[0][p], coords[1][p], coords[2][p]};
+        const T point[3] = {now->coords[0][p], now->coords[1][p], now->coords[2][p]};
         for (int64_t c = 0; c < channels; ++c) triplane_point<1>(planes + c, point, shape, out + c);
       }
     }
@@ -179,28 +93,28 @@ struct FieldTile {
 
   EPIGRAF_HD void look_up_inside(int p, T* out) const {
     const TriplaneShape& shape = field.shape;
-    const T* base[kPlanes];
+    const int64_t right = shape.pixel_stride, below = shape.row_stride;
+    const T* tap[kPlanes];
     EPIGRAF_UNROLL
-    for (int plane = 0; plane < kPlanes; ++plane) base[plane] = corner(planes, plane, p);
-    const int64_t steps[4] = {0, shape.pixel_stride, shape.row_stride,
-                              shape.row_stride + shape.pixel_stride};
+    for (int plane = 0; plane < kPlanes; ++plane) tap[plane] = planes + now->corner[plane][p];
     const int64_t blocks = shape.channels / kLanes;
     for_blocks<2>(blocks, [&](auto block, int64_t first) EPIGRAF_INLINE_LAMBDA {
       constexpr int kBlock = decltype(block)::value;
-      V sum[kBlock] = {};
+      V sum[kPlanes][kBlock] = {};
       EPIGRAF_UNROLL
       for (int plane = 0; plane < kPlanes; ++plane) {
         EPIGRAF_UNROLL
         for (int c = 0; c < 4; ++c) {
-          const T weight = taps.weight[plane][c][p];
-          const T* tap = base[plane] + steps[c] + first * kLanes;
+          const T weight = now->weight[plane][c][p];
+          const T* from = tap[plane] + (c & 2 ? below : 0) + (c & 1 ? right : 0) + first * kLanes;
           EPIGRAF_UNROLL
-          for (int b = 0; b < kBlock; ++b) sum[b] += S::load(tap + b * kLanes) * weight;
+          for (int b = 0; b < kBlock; ++b) sum[plane][b] += S::load(from + b * kLanes) * weight;
         }
       }
       EPIGRAF_UNROLL
       for (int b = 0; b < kBlock; ++b) {
-        S::store(out + (first + b) * kLanes, sum[b] * T(1.0 / kPlanes));
+        const V all = sum[0][b] + sum[1][b] + sum[2][b];
+        S::store(out + (first + b) * kLanes, all * T(1.0 / kPlanes));
       }
     });
     for (int64_t k = blocks * kLanes; k < shape.channels; ++k) {
@@ -208,7 +122,10 @@ struct FieldTile {
       EPIGRAF_UNROLL
       for (int plane = 0; plane < kPlanes; ++plane) {
         EPIGRAF_UNROLL
-        for (int c = 0; c < 4; ++c) sum += base[plane][steps[c] + k] * taps.weight[plane][c][p];
+        for (int c = 0; c < 4; ++c) {
+          sum +=
+              tap[plane][(c & 2 ? below : 0) + (c & 1 ? right : 0) + k] * now->weight[plane][c][p];
+        }
       }
       out[k] = sum * T(1.0 / kPlanes);
     }
@@ -291,24 +208,42 @@ struct FieldTile {
     }
   }
 
-  // The prior of the raw densities.
-  EPIGRAF_HD void add_prior() {
-    if (field.prior_strength == T(0)) return;
-    T* raw = rows[field.decoder.layers] + (kOutputs - 1) * kPoints;
-    const T scale = field.cube_scale;
-    for (int p = 0; p < kPoints; ++p) {
-      const T x = coords[0][p] * scale, y = coords[1][p] * scale, z = coords[2][p] * scale;
-      raw[p] += field.prior_strength - std::sqrt(x * x + y * y + z * z) * field.prior_slope;
+  void enter(const T* planes_of_element) { planes = planes_of_element; }
+
+  EPIGRAF_HD const T* output(int o) const { return rows[field.decoder.layers] + o * kPoints; }
+
+  // Finds where the points of the next tile fall, `upcoming().coords`, and calls the caches.
+  EPIGRAF_HD void aim() {
+    const TriplaneShape& s = field.shape;
+    next->find(s,
+               {{0, s.row_stride, s.pixel_stride},
+                {s.plane_stride, s.row_stride, s.pixel_stride},
+                {2 * s.plane_stride, s.row_stride, s.pixel_stride}},
+               fits);
+    EPIGRAF_UNROLL
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      for (int p = 0; p < kPoints; ++p) {
+        const T* tap = planes + next->corner[plane][p];
+        __builtin_prefetch(tap);
+        __builtin_prefetch(tap + s.pixel_stride);
+        __builtin_prefetch(tap + s.row_stride);
+        __builtin_prefetch(tap + s.row_stride + s.pixel_stride);
+      }
     }
   }
 
+  // The tile that was aimed at becomes the present one.
+  EPIGRAF_HD void advance() { std::swap(now, next); }
+
+  EPIGRAF_HD Taps& upcoming() { return *next; }
+
   // The decoder's outputs at `count` points, in rows[layers].
   EPIGRAF_HD void evaluate(int count) {
-    find_all_taps();
     look_up(count);
     turn_to_rows(turned, rows[0], field.shape.channels);
     decode();
-    add_prior();
+    T* raw = rows[field.decoder.layers] + (kOutputs - 1) * kPoints;
+    add_density_prior(field, now->coords, raw, kPoints);
   }
 
   // (decoder 6): adds grad [O][P] x^T to the layer's sums; x turned is [P][I].
@@ -404,12 +339,12 @@ struct FieldTile {
     for (int64_t c = 0; c < channels; ++c) grad[c] *= T(1.0 / kPlanes);
     EPIGRAF_UNROLL
     for (int plane = 0; plane < kPlanes; ++plane) {
-      if (taps.inside[p]) {
-        T* tap = corner(grad_planes, plane, p);
+      if (now->inside[p] != T(0)) {
+        T* tap = grad_planes + now->corner[plane][p];
         EPIGRAF_UNROLL
         for (int c = 0; c < 4; ++c) {
           T* to = tap + (c & 1 ? shape.pixel_stride : 0) + (c & 2 ? shape.row_stride : 0);
-          add_scaled(to, grad, taps.weight[plane][c][p], channels);
+          add_scaled(to, grad, now->weight[plane][c][p], channels);
         }
       } else {
         scatter_outside(p, plane, grad, grad_planes + plane * shape.plane_stride);
@@ -418,7 +353,7 @@ struct FieldTile {
   }
 
   EPIGRAF_HD void scatter_outside(int p, int plane, const T* grad, T* grad_plane) const {
-    const T point[3] = {coords[0][p], coords[1][p], coords[2][p]};
+    const T point[3] = {now->coords[0][p], now->coords[1][p], now->coords[2][p]};
     const PlaneTaps<T> where = plane_taps_of_point(point, plane, field.shape);
     for (int64_t c = 0; c < field.shape.channels; ++c) {
       plane_read_vjp_plane<1>(grad_plane + c, where, field.shape, grad + c,

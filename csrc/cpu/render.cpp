@@ -6,391 +6,218 @@
 
 #include <algorithm>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <vector>
 
+#include "bundle.h"
 #include "epigraf/launch.h"
 #include "field_tile.h"
+#include "projected_tile.h"
+#include "ray_march.h"
 
 namespace epigraf {
 namespace {
 
-constexpr int64_t kPointsPerBundle = 1024;  // their depths and outputs stay in the second level
-constexpr int64_t kMaxRays = 64;
-
-template <typename T>
-int64_t samples_of(const RenderRays<T>& r) {
-  return r.coarse + r.fine;
-}
-
-// Rays [first, last), all of one batch element.
-struct Bundle {
-  int64_t first, last;
-};
-
-// Samples of a bundle, ray after ray: t [rays][n] and outputs [kOutputs][rays][n], for n samples.
-template <typename T>
-struct SampleSet {
-  T* t;
-  T* out[kOutputs];
-  int64_t per_ray;
-
-  SampleSet(Arena<T>& arena, int64_t rays, int64_t n, int64_t padding) : per_ray(n) {
-    t = arena.take(rays * n);
-    for (T*& row : out) row = arena.take(rays * n + padding);
-  }
-  static int64_t memory(int64_t rays, int64_t n, int64_t padding) {
-    return Arena<T>::round(rays * n) + kOutputs * Arena<T>::round(rays * n + padding);
-  }
-};
-
 // Everything that one thread works with.
-template <typename T, int kBytes>
+template <typename T, int kBytes, typename Tile = FieldTile<T, kBytes>>
 struct Renderer {
-  using Tile = FieldTile<T, kBytes>;
-  using S = typename Tile::S;
-  using V = typename Tile::V;
-  static constexpr int kTile = Tile::kPoints, kLanes = S::kLanes;
+  static constexpr int kTile = Tile::kPoints;
 
   const RenderField<T>& field;
-  const RenderMarch<T>& march;
   const RenderRays<T>& rays;
-  int64_t bundle_rays;  // at most
   Arena<T> arena;
   Tile tile;
-  SampleSet<T> coarse, fine, merged;
-  T* coords[3];  // of a sample set
-  T* raw;        // of one ray, with noise and shift, then its densities
-  T* decay;      // of one ray
-  T* weights;    // of one ray
-  T* cdf;        // of one ray, then its draws
-  T* draws;
-  int64_t* list;  // points of a bundle that have a gradient
-  std::vector<int64_t> list_memory;
+  RayMarch<T, kBytes> march;
+  T* t_coarse;        // [rays of the bundle][S],
+  T* t_fine;          // ... [F]
+  T* origins;         // [3][rays of the bundle]
+  T* directions;      // [3][rays of the bundle]
+  T* coords[3];       // [n][rays of the bundle]: neighbours in space are neighbours
+  T* out[kOutputs];   // [N][rays of the bundle], coarse samples first
+  T* t;               // [rays of the bundle][N], merged
+  T* grad[kOutputs];  // [rays of the bundle][N]; in the forward pass one ray's merged outputs
+  std::vector<int32_t> order;              // [N] of one ray
+  std::vector<int64_t> list, list_coords;  // samples of a bundle that have a gradient
 
-  static int64_t rays_in_bundle(const RenderRays<T>& r) {
-    return std::clamp<int64_t>(kPointsPerBundle / std::max<int64_t>(samples_of(r), 1), 1, kMaxRays);
-  }
-  static int64_t row_memory(const RenderRays<T>& r) {
-    return Arena<T>::round(samples_of(r) + kTile);
-  }
-  static int64_t memory(const RenderField<T>& f, const RenderRays<T>& r, bool backward) {
-    const int64_t n = rays_in_bundle(r), all = samples_of(r);
-    return Tile::memory(f.decoder, backward) + SampleSet<T>::memory(n, r.coarse, kTile) +
-           SampleSet<T>::memory(n, r.fine, kTile) + SampleSet<T>::memory(n, all, kTile) +
-           3 * Arena<T>::round(n * all + kTile) + 5 * row_memory(r);
+  static int64_t memory(const RenderField<T>& f, const RenderRays<T>& r, int64_t most,
+                        bool backward) {
+    const int64_t samples = Arena<T>::round(most * (r.coarse + r.fine) + kTile);
+    return Tile::memory(f.decoder, backward) + RayMarch<T, kBytes>::memory(r) +
+           2 * Arena<T>::round(3 * most) + (2 + 3 + 1 + 2 * kOutputs) * samples;
   }
 
-  Renderer(const RenderField<T>& f, const RenderMarch<T>& m, const RenderRays<T>& r, bool backward)
+  // For bundles of up to `most` rays.
+  Renderer(const RenderField<T>& f, const RenderMarch<T>& m, const RenderRays<T>& r, int64_t most,
+           bool backward)
       : field(f),
-        march(m),
         rays(r),
-        bundle_rays(rays_in_bundle(r)),
-        arena(memory(f, r, backward)),
+        arena(memory(f, r, most, backward)),
         tile(field, arena, backward),
-        coarse(arena, bundle_rays, r.coarse, kTile),
-        fine(arena, bundle_rays, r.fine, kTile),
-        merged(arena, bundle_rays, samples_of(r), kTile) {
-    for (T*& row : coords) row = arena.take(bundle_rays * samples_of(r) + kTile);
-    raw = arena.take(row_memory(r));
-    decay = arena.take(row_memory(r));
-    weights = arena.take(row_memory(r));
-    cdf = arena.take(row_memory(r));
-    draws = arena.take(row_memory(r));
-    if (backward) list_memory.resize(bundle_rays * samples_of(r));
-    list = list_memory.data();
+        march(m, r, arena),
+        origins(arena.take(3 * most)),
+        directions(arena.take(3 * most)),
+        order(r.coarse + r.fine) {
+    const int64_t samples = most * (r.coarse + r.fine) + kTile;
+    for (T** row : {&t_coarse, &t_fine, &t}) *row = arena.take(samples);
+    for (T*& row : coords) row = arena.take(samples);
+    for (T*& row : out) row = arena.take(samples);
+    for (T*& row : grad) row = arena.take(samples);
+    if (!backward) return;
+    list.resize(most * (r.coarse + r.fine));
+    list_coords.resize(list.size());
   }
 
-  // Which batch element the tile reads.
+  // The rays that are worked on.
   EPIGRAF_HD void enter(const Bundle& bundle) {
-    tile.planes = field.planes + bundle.first / rays.rays * field.shape.batch_stride;
+    const int64_t count = bundle.count();
+    for (int64_t i = 0; i < count; ++i) {
+      for (int axis = 0; axis < 3; ++axis) {
+        origins[axis * count + i] = rays.origins[3 * bundle.ray(i) + axis];
+        directions[axis * count + i] = rays.directions[3 * bundle.ray(i) + axis];
+      }
+    }
   }
 
   // Plane coordinates of the samples at t.
-  EPIGRAF_HD void place(const Bundle& bundle, const T* t, int64_t per_ray) {
-    for (int64_t i = 0; i < bundle.last - bundle.first; ++i) {
-      const T* origin = rays.origins + 3 * (bundle.first + i);
-      const T* direction = rays.directions + 3 * (bundle.first + i);
-      for (int axis = 0; axis < 3; ++axis) {
-        const T o = origin[axis], d = direction[axis], scale = field.cube_scale;
-        T* to = coords[axis] + i * per_ray;
+  EPIGRAF_HD void place(int64_t count, const T* t, int64_t per_ray) {
+    const T scale = field.cube_scale;
+    for (int axis = 0; axis < 3; ++axis) {
+      const T *o = origins + axis * count, *d = directions + axis * count;
+      for (int64_t k = 0; k < per_ray; ++k) {
+        T* to = coords[axis] + k * count;
         EPIGRAF_SIMD
-        for (int64_t k = 0; k < per_ray; ++k) to[k] = (o + d * t[i * per_ray + k]) / scale;
+        for (int64_t i = 0; i < count; ++i) to[i] = (o[i] + d[i] * t[i * per_ray + k]) / scale;
       }
     }
   }
 
-  // The field at all samples of a set.
-  EPIGRAF_HD void evaluate(const Bundle& bundle, SampleSet<T>& set) {
-    place(bundle, set.t, set.per_ray);
-    const int64_t count = (bundle.last - bundle.first) * set.per_ray;
-    for (int64_t p = 0; p < count; p += kTile) {
-      for (int axis = 0; axis < 3; ++axis) {
-        std::copy_n(coords[axis] + p, kTile, tile.coords[axis]);
-      }
-      tile.evaluate(static_cast<int>(std::min<int64_t>(kTile, count - p)));
-      const T* out = tile.rows[field.decoder.layers];
-      for (int o = 0; o < kOutputs; ++o) std::copy_n(out + o * kTile, kTile, set.out[o] + p);
-    }
+  EPIGRAF_HD void aim(int64_t at) {
+    for (int axis = 0; axis < 3; ++axis) tile.upcoming().coords[axis] = coords[axis] + at;
+    tile.aim();
   }
 
-  // (render 2): densities of one ray [n] into raw; noise may be null.
-  EPIGRAF_HD void activate(const T* from, const T* noise, int64_t n) {
-    for (int64_t k = 0; k < n; ++k) {
-      raw[k] = (noise ? from[k] + march.noise_std * noise[k] : from[k]) + march.shift;
-    }
-    for (int64_t k = 0; k < n; k += kLanes) {
-      const V x = S::load(raw + k);
-      const V sigma = march.relu ? choose(x < V{}, V{}, x) : softplus_vector<S>(x);
-      S::store(raw + k, sigma * march.gain);
-    }
-  }
-
-  // (render 2'): its derivative at `from`, into raw.
-  EPIGRAF_HD void activate_vjp(const T* from, const T* noise, int64_t n) {
-    for (int64_t k = 0; k < n; ++k) {
-      raw[k] = (noise ? from[k] + march.noise_std * noise[k] : from[k]) + march.shift;
-    }
-    for (int64_t k = 0; k < n; k += kLanes) {
-      const V x = S::load(raw + k);
-      const V slope = march.relu ? choose(x > V{}, S::splat(1), x - x) : sigmoid_vector<S>(x);
-      S::store(raw + k, slope * march.gain);
-    }
-  }
-
-  EPIGRAF_HD T delta(int64_t ray, const T* t, int64_t k, int64_t n) const {
-    return render_delta(t, k, n, march.finite_interval, rays.far[ray], rays.last_delta[ray]);
-  }
-
-  // (composite 1, 2): exp(-delta sigma) of one ray; densities in raw.
-  EPIGRAF_HD void find_decay(int64_t ray, const T* t, int64_t n) {
-    for (int64_t k = 0; k < n; ++k) decay[k] = -delta(ray, t, k, n) * raw[k];
-    for (int64_t k = 0; k < n; k += kLanes) {
-      S::store(decay + k, exp_vector<S>(S::load(decay + k)));
-    }
-  }
-
-  // Samples of the first pass.
-  EPIGRAF_HD void stratify(const Bundle& bundle) {
-    const int64_t n = rays.coarse;
-    for (int64_t i = 0; i < bundle.last - bundle.first; ++i) {
-      const int64_t ray = bundle.first + i;
-      const T* jitter = rays.jitter ? rays.jitter + ray * n : nullptr;
-      for (int64_t k = 0; k < n; ++k) {
-        coarse.t[i * n + k] =
-            stratified_depth(rays.even, k, n, jitter, rays.near[ray], rays.far[ray]);
+  // The field at n samples of each ray, into out from sample `first` on.
+  EPIGRAF_HD void evaluate(int64_t count, const T* depths, int64_t n, int64_t first) {
+    place(count, depths, n);
+    const int64_t points = count * n;
+    aim(0);
+    for (int64_t at = 0; at < points; at += kTile) {
+      tile.advance();
+      if (at + kTile < points) aim(at + kTile);
+      tile.evaluate(static_cast<int>(std::min<int64_t>(kTile, points - at)));
+      for (int o = 0; o < kOutputs; ++o) {
+        std::copy_n(tile.output(o), kTile, out[o] + first * count + at);
       }
     }
-  }
-
-  // Depths of the second pass, from the weights of the first.
-  EPIGRAF_HD void refine(const Bundle& bundle) {
-    const int64_t n = rays.coarse, fresh = rays.fine;
-    for (int64_t i = 0; i < bundle.last - bundle.first; ++i) {
-      const int64_t ray = bundle.first + i;
-      const T* t = coarse.t + i * n;
-      activate(coarse.out[kOutputs - 1] + i * n,
-               rays.coarse_noise ? rays.coarse_noise + ray * n : nullptr, n);
-      find_decay(ray, t, n);
-      Carry transmittance = 1;
-      for (int64_t k = 0; k < n; ++k) weights[k] = composite_step_decay(decay[k], transmittance);
-      importance_cdf(weights, n, cdf);
-      sort_draws(rays.u + ray * rays.u_stride, fresh);
-      importance_depths(t, cdf, n, draws, fresh, fine.t + i * fresh);
-    }
-  }
-
-  // u, ascending, into draws. Spread evenly as they are, one pass into buckets nearly sorts them.
-  EPIGRAF_HD void sort_draws(const T* u, int64_t count) {
-    constexpr int kBuckets = 64;
-    int64_t starts[kBuckets + 1] = {};
-    const auto bucket = [](T x) EPIGRAF_INLINE_LAMBDA {
-      return x > T(0) ? (x < T(1) ? static_cast<int>(x * T(kBuckets)) : kBuckets - 1) : 0;
-    };
-    for (int64_t k = 0; k < count; ++k) ++starts[bucket(u[k]) + 1];
-    for (int b = 0; b < kBuckets; ++b) starts[b + 1] += starts[b];
-    for (int64_t k = 0; k < count; ++k) draws[starts[bucket(u[k])]++] = u[k];
-    insertion_sort(draws, count);
-  }
-
-  // Both sets of one ray by depth, a fine sample before a coarse one of the same depth.
-  EPIGRAF_HD void merge(int64_t i) {
-    const int64_t n = rays.coarse, fresh = rays.fine, all = n + fresh;
-    const T *a = fine.t + i * fresh, *b = coarse.t + i * n;
-    int64_t from_fine = 0, from_coarse = 0;
-    for (int64_t k = 0; k < all; ++k) {
-      const bool take_fine =
-          from_fine < fresh && (from_coarse == n || !(b[from_coarse] < a[from_fine]));
-      const SampleSet<T>& set = take_fine ? fine : coarse;
-      const int64_t at = take_fine ? i * fresh + from_fine++ : i * n + from_coarse++;
-      merged.t[i * all + k] = set.t[at];
-      for (int o = 0; o < kOutputs; ++o) merged.out[o][i * all + k] = set.out[o][at];
-    }
-  }
-
-  // (composite 2-5) of one ray: features, depth, opacity, transmittance.
-  EPIGRAF_HD void integrate(const RenderForward<T>& p, int64_t ray, int64_t i,
-                            const SampleSet<T>& set) {
-    const int64_t n = set.per_ray;
-    const T* t = set.t + i * n;
-    activate(set.out[kOutputs - 1] + i * n, rays.final_noise ? rays.final_noise + ray * n : nullptr,
-             n);
-    find_decay(ray, t, n);
-    Carry depth = 0, opacity = 0, transmittance = 1, before_last = 1, sum[3] = {};
-    for (int64_t k = 0; k < n; ++k) {
-      before_last = transmittance;
-      T weight = composite_step_decay(decay[k], transmittance);
-      opacity += weight;
-      if (march.last_back && k + 1 == n) weight += static_cast<T>(1 - opacity);
-      depth += static_cast<Carry>(weight) * t[k];
-      for (int c = 0; c < 3; ++c) sum[c] += static_cast<Carry>(weight) * set.out[c][i * n + k];
-    }
-    for (int c = 0; c < 3; ++c) p.features[3 * ray + c] = static_cast<T>(sum[c]);
-    p.depth[ray] = static_cast<T>(depth);
-    p.opacity[ray] = static_cast<T>(opacity);
-    p.transmittance[ray] = static_cast<T>(before_last);
-  }
-
-  EPIGRAF_HD void save(T* saved, int64_t ray, int64_t i, const SampleSet<T>& set) const {
-    const int64_t n = set.per_ray;
-    T* row = saved + ray * kSaved * n;
-    for (int o = 0; o < kOutputs; ++o) std::copy_n(set.out[o] + i * n, n, row + o * n);
-    std::copy_n(set.t + i * n, n, row + kOutputs * n);
   }
 
   EPIGRAF_HD void forward(const RenderForward<T>& p, const Bundle& bundle) {
     enter(bundle);
-    stratify(bundle);
-    evaluate(bundle, coarse);
-    if (rays.fine > 0) {
-      refine(bundle);
-      evaluate(bundle, fine);
-    }
-    const SampleSet<T>& set = rays.fine > 0 ? merged : coarse;
-    for (int64_t ray = bundle.first; ray < bundle.last; ++ray) {
-      const int64_t i = ray - bundle.first;
-      if (rays.fine > 0) merge(i);
-      integrate(p, ray, i, set);
-      if (p.saved) save(p.saved, ray, i, set);
-    }
-  }
-
-  // Gradient of one ray's outputs with respect to its samples' (composite 6-9), into merged.out.
-  EPIGRAF_HD void integrate_vjp(const RenderBackward<T>& p, int64_t ray, int64_t i) {
-    const int64_t n = merged.per_ray;
-    const T* saved = p.saved + ray * kSaved * n;
-    const T *t = saved + kOutputs * n, *from = saved + (kOutputs - 1) * n;
-    const T* noise = rays.final_noise ? rays.final_noise + ray * n : nullptr;
-    activate(from, noise, n);
-    find_decay(ray, t, n);
-    activate_vjp(from, noise, n);
-    const T* gf = p.grad_features ? p.grad_features + 3 * ray : nullptr;
-    const T grad_depth = p.grad_depth ? p.grad_depth[ray] : T(0);
-    Carry opacity = 0, transmittance = 1;
-    for (int64_t k = 0; k < n; ++k) {
-      cdf[k] = static_cast<T>(transmittance);  // T_k
-      T weight = composite_step_decay(decay[k], transmittance);
-      opacity += weight;
-      if (march.last_back && k + 1 == n) weight += static_cast<T>(1 - opacity);
-      T slope = grad_depth * t[k];
-      for (int c = 0; c < 3; ++c) {
-        merged.out[c][i * n + k] = gf ? weight * gf[c] : T(0);
-        if (gf) slope += gf[c] * saved[c * n + k];
+    const int64_t count = bundle.count(), n = rays.coarse, fresh = rays.fine;
+    for (int64_t i = 0; i < count; ++i) march.stratify(bundle.ray(i), t_coarse + i * n);
+    evaluate(count, t_coarse, n, 0);
+    if (fresh > 0) {
+      for (int64_t i = 0; i < count; ++i) {
+        march.refine(bundle.ray(i), t_coarse + i * n, out[kOutputs - 1] + i, count,
+                     t_fine + i * fresh);
       }
-      weights[k] = slope;  // dL/d weight k
+      evaluate(count, t_fine, fresh, n);
     }
-    const T grad_last = march.last_back ? weights[n - 1] : T(0);
-    const T grad_opacity = (p.grad_opacity ? p.grad_opacity[ray] : T(0)) - grad_last;
-    Carry carry = 0;
-    for (int64_t k = n - 1; k >= 0; --k) {
-      const T grad = composite_step_decay_vjp(decay[k], cdf[k], weights[k] + grad_opacity, carry);
-      if (k + 1 == n && p.grad_transmittance) carry += p.grad_transmittance[ray];
-      merged.out[kOutputs - 1][i * n + k] = grad * delta(ray, t, k, n) * raw[k];
-      merged.t[i * n + k] = t[k];
-    }
+    for (int64_t i = 0; i < count; ++i) finish(p, bundle.ray(i), i, count);
   }
 
-  // Samples of a bundle whose outputs have a gradient at all.
+  // Merges the samples of ray i of the bundle and composites them.
+  EPIGRAF_HD void finish(const RenderForward<T>& p, int64_t ray, int64_t i, int64_t count) {
+    const int64_t n = rays.coarse + rays.fine;
+    march.merge(t_coarse + i * rays.coarse, t_fine + i * rays.fine, order.data(), t);
+    for (int o = 0; o < kOutputs; ++o) {
+      const int32_t* from = order.data();
+      EPIGRAF_SIMD
+      for (int64_t k = 0; k < n; ++k) grad[o][k] = out[o][from[k] * count + i];
+    }
+    march.integrate(p, ray, t, {grad[0], grad[1], grad[2], grad[3]}, n);
+    if (!p.saved) return;
+    T* row = p.saved + ray * kSaved * n;
+    for (int o = 0; o < kOutputs; ++o) std::copy_n(grad[o], n, row + o * n);
+    std::copy_n(t, n, row + kOutputs * n);
+  }
+
+  // Samples of a bundle whose outputs have a gradient at all, neighbours in space together.
   EPIGRAF_HD int64_t find_list(int64_t count) {
     int64_t found = 0;
-    for (int64_t k = 0; k < count; ++k) {
-      bool zero = true;
-      for (int o = 0; o < kOutputs; ++o) zero = zero && merged.out[o][k] == T(0);
-      if (!zero) list[found++] = k;
+    const int64_t n = rays.coarse + rays.fine;
+    for (int64_t k = 0; k < n; ++k) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t at = i * n + k;
+        bool zero = true;
+        for (int o = 0; o < kOutputs; ++o) zero = zero && grad[o][at] == T(0);
+        list[found] = at;
+        list_coords[found] = k * count + i;
+        found += !zero;
+      }
     }
     return found;
+  }
+
+  EPIGRAF_HD void aim_at_list(int64_t first, int64_t found) {
+    for (int p = 0; p < kTile; ++p) {
+      const int64_t at = list_coords[std::min(first + p, found - 1)];
+      for (int axis = 0; axis < 3; ++axis) tile.upcoming().gathered[axis][p] = coords[axis][at];
+    }
+    for (int axis = 0; axis < 3; ++axis) {
+      tile.upcoming().coords[axis] = tile.upcoming().gathered[axis];
+    }
+    tile.aim();
   }
 
   // grad_planes is that of the batch element, or null.
   EPIGRAF_HD void backward(const RenderBackward<T>& p, const Bundle& bundle, T* grad_planes) {
     enter(bundle);
-    const int64_t n = merged.per_ray;
-    for (int64_t ray = bundle.first; ray < bundle.last; ++ray) {
-      integrate_vjp(p, ray, ray - bundle.first);
+    const int64_t n = rays.coarse + rays.fine, count = bundle.count();
+    for (int64_t i = 0; i < count; ++i) {
+      const T* saved = p.saved + bundle.ray(i) * kSaved * n;
+      const int64_t at = i * n;
+      march.integrate_vjp(p, bundle.ray(i), saved,
+                          {grad[0] + at, grad[1] + at, grad[2] + at, grad[3] + at}, n);
+      std::copy_n(saved + kOutputs * n, n, t + at);
     }
-    place(bundle, merged.t, n);
-    const int64_t found = find_list((bundle.last - bundle.first) * n);
+    place(count, t, n);
+    const int64_t found = find_list(count);
+    if (found > 0) aim_at_list(0, found);
     for (int64_t first = 0; first < found; first += kTile) {
-      const int count = static_cast<int>(std::min<int64_t>(kTile, found - first));
-      for (int k = 0; k < kTile; ++k) {
-        const int64_t at = list[first + std::min(k, count - 1)];
-        for (int axis = 0; axis < 3; ++axis) tile.coords[axis][k] = coords[axis][at];
+      const int some = static_cast<int>(std::min<int64_t>(kTile, found - first));
+      for (int p = 0; p < kTile; ++p) {
+        const int64_t at = list[first + std::min(p, some - 1)];
         for (int o = 0; o < kOutputs; ++o) {
-          tile.grad_rows[0][o * kTile + k] = k < count ? merged.out[o][at] : T(0);
+          tile.grad_rows[0][o * kTile + p] = p < some ? grad[o][at] : T(0);
         }
       }
-      tile.evaluate(count);
-      tile.backward(count, grad_planes);
+      tile.advance();
+      if (first + kTile < found) aim_at_list(first + kTile, found);
+      tile.evaluate(some);
+      tile.backward(some, grad_planes);
     }
   }
 };
 
-// The rays of one thread, by batch element; the first one may have begun in another thread's share.
-struct Share {
-  int64_t first, last;
-};
-
-inline Share share_of(int thread, int threads, int64_t rays) {
-  return {rays * thread / threads, rays * (thread + 1) / threads};
-}
-
-// Runs a bundle, or a share, in the widest vectors that the processor has.
-template <typename T, int kBytes>
-EPIGRAF_HD void forward_bundle(const RenderForward<T>& p, void* renderer, const Bundle& bundle) {
-  static_cast<Renderer<T, kBytes>*>(renderer)->forward(p, bundle);
-}
-
-template <typename T, int kBytes>
-EPIGRAF_HD void backward_bundle(const RenderBackward<T>& p, void* renderer, const Bundle& bundle,
-                                T* grad_planes) {
-  static_cast<Renderer<T, kBytes>*>(renderer)->backward(p, bundle, grad_planes);
-}
-
-#define EPIGRAF_RENDER_CLONE(target, T, bytes)                                   \
-  target void forward_##T##_##bytes(const RenderForward<T>& p, void* renderer,   \
-                                    const Bundle& bundle) {                      \
-    forward_bundle<T, bytes>(p, renderer, bundle);                               \
-  }                                                                              \
-  target void backward_##T##_##bytes(const RenderBackward<T>& p, void* renderer, \
-                                     const Bundle& bundle, T* grad_planes) {     \
-    backward_bundle<T, bytes>(p, renderer, bundle, grad_planes);                 \
-  }                                                                              \
-  template <>                                                                    \
-  struct Clone<T, bytes> {                                                       \
-    static constexpr auto forward = forward_##T##_##bytes;                       \
-    static constexpr auto backward = backward_##T##_##bytes;                     \
-  };
-
-template <typename T, int kBytes>
+// The code for one instruction set: a body of inlined functions, compiled for it.
+template <int kBytes>
 struct Clone;
 
-EPIGRAF_RENDER_CLONE(, float, 16)
-EPIGRAF_RENDER_CLONE(, double, 16)
+#define EPIGRAF_RENDER_CLONE(target, bytes)    \
+  template <>                                  \
+  struct Clone<bytes> {                        \
+    template <typename Body>                   \
+    target static void run(const Body& body) { \
+      body();                                  \
+    }                                          \
+  };
+
+EPIGRAF_RENDER_CLONE(, 16)
 #if defined(EPIGRAF_HAS_CLONES)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v3"))), float, 32)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v3"))), double, 32)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v4"))), float, 64)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v4"))), double, 64)
+EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v3"))), 32)
+EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v4"))), 64)
 #endif
 
 // Calls body(bytes) with the width of this processor's vectors.
@@ -425,39 +252,113 @@ class FirstError {
   std::exception_ptr error_;
 };
 
-// Bundles of whole rays of one batch element within [first, last).
-template <typename Body>
-void for_bundles(int64_t first, int64_t last, int64_t per_element, int64_t size, Body body) {
-  while (first < last) {
-    const int64_t end = (first / per_element + 1) * per_element;
-    const Bundle bundle{first, std::min({first + size, last, end})};
-    body(bundle);
-    first = bundle.last;
-  }
+// The most rays of a bundle that leaves every thread several of them.
+template <typename T>
+int64_t bundle_size(const RenderField<T>& f, const RenderRays<T>& r, int threads) {
+  const int64_t share = f.shape.batch * r.rays / (4 * static_cast<int64_t>(threads));
+  return std::min(rays_in_bundle(r.coarse + r.fine), std::max<int64_t>(share, 1));
+}
+
+// The planes of a batch element.
+template <typename T>
+const T* planes_of(const RenderField<T>& f, int64_t element) {
+  return f.planes + element * f.shape.batch_stride;
 }
 
 template <typename T, int kBytes>
-void forward_all(const RenderForward<T>& p, int threads) {
-  std::vector<Bundle> bundles;
-  const int64_t rays = p.field.shape.batch * p.rays.rays;
-  for_bundles(0, rays, p.rays.rays, Renderer<T, kBytes>::rays_in_bundle(p.rays),
-              [&](const Bundle& bundle) { bundles.push_back(bundle); });
-  const int64_t count = static_cast<int64_t>(bundles.size());
+void forward_direct(const RenderForward<T>& p, int threads) {
+  const int64_t most = bundle_size(p.field, p.rays, threads);
+  const auto bundles = bundles_of(0, p.field.shape.batch, p.rays, most);
   FirstError error;
 #pragma omp parallel num_threads(threads)
   {
     std::unique_ptr<Renderer<T, kBytes>> renderer;
-    error.run(
-        [&] { renderer = std::make_unique<Renderer<T, kBytes>>(p.field, p.march, p.rays, false); });
+    error.run([&] {
+      renderer = std::make_unique<Renderer<T, kBytes>>(p.field, p.march, p.rays, most, false);
+    });
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < count; ++i) {
-      if (renderer) Clone<T, kBytes>::forward(p, renderer.get(), bundles[i]);
+    for (int64_t i = 0; i < static_cast<int64_t>(bundles.size()); ++i) {
+      if (!renderer) continue;
+      renderer->tile.enter(planes_of(p.field, bundles[i].first / p.rays.rays));
+      Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA { renderer->forward(p, bundles[i]); });
     }
   }
   error.rethrow();
 }
 
-// What one thread of the backward pass adds up for itself.
+// (render 8): rows of all planes, by whichever thread is free; call it within a team.
+template <typename T, int kBytes>
+void project_planes(const RenderField<T>& field, int64_t element, const PlaneBoxes<T>& boxes,
+                    FirstLayer<T, kBytes>* layer, T* data) {
+  constexpr int kLanes = Simd<T, kBytes>::kLanes;
+  const TriplaneShape& s = field.shape;
+  const int64_t units = field.decoder.widths[1];
+  for_blocks<most_vectors(kBytes)>((units + kLanes - 1) / kLanes, [&](auto block, int64_t first) {
+    constexpr int kVectors = decltype(block)::value, kWidth = kVectors * kLanes;
+    if (layer) layer->take(field.decoder, first * kLanes, kWidth);
+#pragma omp for schedule(dynamic, 8)
+    for (int64_t i = 0; i < boxes.rows; ++i) {
+      const auto at = boxes.row_at(i);
+      const PlaneBox& b = boxes.box[at.plane];
+      const T* from = planes_of(field, element) + at.plane * s.plane_stride +
+                      at.row * s.row_stride + b.column * s.pixel_stride;
+      T* to = data + (b.start + (at.row - b.row) * b.columns) * kWidth;
+      if (!layer) continue;
+      Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA {
+        layer->template project<kVectors>(from, s.pixel_stride, field.channel_stride, b.columns,
+                                          to);
+      });
+    }
+    data += boxes.pixels * kWidth;
+  });
+}
+
+// One batch element after another: its planes are projected, then its rays marched.
+template <typename T, int kBytes>
+void forward_projected(const RenderForward<T>& p, int threads) {
+  using Tile = ProjectedTile<T, kBytes>;
+  const int64_t most = bundle_size(p.field, p.rays, threads);
+  const int64_t width = Tile::whole(p.field.decoder.widths[1]);
+  LargeMemory<T> memory;
+  FirstError error;
+  for (int64_t element = 0; element < p.field.shape.batch; ++element) {
+    const PlaneBoxes<T> boxes(extent_of_rays(p.rays, element, p.field.cube_scale), p.field.shape);
+    const auto bundles = bundles_of(element, 1, p.rays, most);
+    T* data = memory.at_least(boxes.pixels * width);
+#pragma omp parallel num_threads(threads)
+    {
+      std::unique_ptr<Arena<T>> arena;
+      std::unique_ptr<FirstLayer<T, kBytes>> layer;
+      std::unique_ptr<Renderer<T, kBytes, Tile>> renderer;
+      error.run([&] {
+        const int64_t channels = p.field.shape.channels;
+        arena = std::make_unique<Arena<T>>(FirstLayer<T, kBytes>::memory(channels));
+        layer = std::make_unique<FirstLayer<T, kBytes>>(channels, *arena);
+        renderer =
+            std::make_unique<Renderer<T, kBytes, Tile>>(p.field, p.march, p.rays, most, false);
+        renderer->tile.enter({boxes, data});
+      });
+      project_planes<T, kBytes>(p.field, element, boxes, layer.get(), data);
+#pragma omp for schedule(dynamic)
+      for (int64_t i = 0; i < static_cast<int64_t>(bundles.size()); ++i) {
+        if (!renderer) continue;
+        Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA { renderer->forward(p, bundles[i]); });
+      }
+    }
+    error.rethrow();
+  }
+}
+
+template <typename T, int kBytes>
+void forward_all(const RenderForward<T>& p, int threads) {
+  if (p.field.project) {
+    forward_projected<T, kBytes>(p, threads);
+  } else {
+    forward_direct<T, kBytes>(p, threads);
+  }
+}
+
+// What one thread of the backward pass adds up for itself: a share of the bundles, in order.
 template <typename T, int kBytes>
 struct Partial {
   std::unique_ptr<Renderer<T, kBytes>> renderer;
@@ -466,20 +367,22 @@ struct Partial {
 };
 
 template <typename T, int kBytes>
-void backward_share(const RenderBackward<T>& p, const Share& share, Partial<T, kBytes>& partial) {
-  partial.renderer = std::make_unique<Renderer<T, kBytes>>(p.field, p.march, p.rays, true);
+void backward_share(const RenderBackward<T>& p, const std::vector<Bundle>& bundles, int64_t first,
+                    int64_t last, int64_t most, Partial<T, kBytes>& partial) {
+  partial.renderer = std::make_unique<Renderer<T, kBytes>>(p.field, p.march, p.rays, most, true);
   const int64_t per_element = p.rays.rays, stride = p.field.shape.batch_stride;
-  if (p.grad_planes && share.first < share.last && share.first % per_element != 0) {
-    partial.element = share.first / per_element;
+  if (p.grad_planes && first < last && bundles[first].first % per_element != 0) {
+    partial.element = bundles[first].first / per_element;
     partial.grad_planes.assign(stride, T(0));
   }
-  for_bundles(share.first, share.last, per_element, partial.renderer->bundle_rays,
-              [&](const Bundle& bundle) {
-                const int64_t element = bundle.first / per_element;
-                T* grad = p.grad_planes ? p.grad_planes + element * stride : nullptr;
-                if (element == partial.element) grad = partial.grad_planes.data();
-                Clone<T, kBytes>::backward(p, partial.renderer.get(), bundle, grad);
-              });
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t element = bundles[i].first / per_element;
+    T* grad = p.grad_planes ? p.grad_planes + element * stride : nullptr;
+    if (element == partial.element) grad = partial.grad_planes.data();
+    partial.renderer->tile.enter(planes_of(p.field, element));
+    Clone<kBytes>::run(
+        [&]() EPIGRAF_INLINE_LAMBDA { partial.renderer->backward(p, bundles[i], grad); });
+  }
 }
 
 // Adds a thread's sums to the results.
@@ -504,13 +407,17 @@ void add_partial(const RenderBackward<T>& p, const Partial<T, kBytes>& partial) 
 
 template <typename T, int kBytes>
 void backward_all(const RenderBackward<T>& p, int threads) {
-  const int64_t rays = p.field.shape.batch * p.rays.rays;
-  if (rays == 0) return;
+  const int64_t most = bundle_size(p.field, p.rays, threads);
+  const auto bundles = bundles_of(0, p.field.shape.batch, p.rays, most);
+  const int64_t count = static_cast<int64_t>(bundles.size());
+  if (count == 0) return;
   std::vector<Partial<T, kBytes>> partials(threads);
   FirstError error;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int i = 0; i < threads; ++i) {
-    error.run([&] { backward_share(p, share_of(i, threads, rays), partials[i]); });
+    error.run([&] {
+      backward_share(p, bundles, count * i / threads, count * (i + 1) / threads, most, partials[i]);
+    });
   }
   error.rethrow();
   for (const auto& partial : partials) add_partial(p, partial);

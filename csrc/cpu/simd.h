@@ -11,7 +11,7 @@
 #include "epigraf/macros.h"
 
 // Loops over registers must be gone before the vectoriser looks for work.
-#define EPIGRAF_UNROLL _Pragma("GCC unroll 16")
+#define EPIGRAF_UNROLL _Pragma("GCC unroll 32")
 
 namespace epigraf {
 
@@ -38,7 +38,8 @@ struct Simd {
   }
 };
 
-// a where the lanes of `mask` are all ones, else b.
+// a where the lanes of `mask` are all ones, else b. The mask must be a comparison that is used here
+// only: of any other GCC makes a vector, lane by lane where the processor has no such instruction.
 template <typename M, typename V>
 EPIGRAF_HD V choose(M mask, V a, V b) {
   return mask ? a : b;
@@ -70,7 +71,7 @@ EPIGRAF_HD typename S::Vector exp_vector(typename S::Vector x) {
     V scale;
     const typename S::IntVector bits = (exponent + 127) << 23;
     std::memcpy(&scale, &bits, sizeof(scale));
-    return choose(x < low, V{}, p * scale);
+    return choose(c <= low, V{}, p * scale);
   }
 }
 
@@ -98,14 +99,14 @@ template <typename S>
 EPIGRAF_HD typename S::Vector softplus_vector(typename S::Vector x) {
   using V = typename S::Vector;
   const V positive = choose(x < V{}, V{}, x);
-  return positive + log1p_vector<S>(exp_vector<S>(choose(x < V{}, x, -x)));
+  return positive + log1p_vector<S>(exp_vector<S>(choose(x < -x, x, -x)));
 }
 
 // 1 / (1 + exp(-x)), the derivative of softplus.
 template <typename S>
 EPIGRAF_HD typename S::Vector sigmoid_vector(typename S::Vector x) {
   using V = typename S::Vector;
-  const V one = S::splat(1), e = exp_vector<S>(choose(x < V{}, x, -x));
+  const V one = S::splat(1), e = exp_vector<S>(choose(x < -x, x, -x));
   return choose(x < V{}, e, one) / (one + e);
 }
 

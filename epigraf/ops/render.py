@@ -29,6 +29,7 @@ from epigraf.ops.triplane import channels_last, sample_triplane, zeros_strided
 MAX_LAYERS = 8
 _OUTPUTS = 4
 _SAVED = _OUTPUTS + 1
+_SAMPLES_A_PIXEL = 3
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class RayTensors:
     [B, R], length of the interval behind the last sample (not read where the march is finite).
     even: [S], from 0 to 1; jitter: [B, R, S] in [0, 1) or None (samples at `even`). u: [B, R, F] in
     [0, 1], draws of the fine samples. coarse_noise [B, R, S] and final_noise [B, R, N] or None:
-    added to raw densities, times noise_std; the second in the order of depth.
+    added to raw densities, times noise_std; the second in the order of depth. row_length: of the
+    picture whose rows the rays are, or 0; only the speed depends on it.
     """
 
     origins: Tensor
@@ -71,6 +73,7 @@ class RayTensors:
     u: Tensor | None = None
     coarse_noise: Tensor | None = None
     final_noise: Tensor | None = None
+    row_length: int = 0
 
     @property
     def num_fine(self) -> int:
@@ -146,12 +149,14 @@ def render(field: FieldTensors, rays: RayTensors, march: March, composed: Compos
     `why_not` gives a reason.
     """
     _check(field, rays)
-    need_grad = any(x is not None and x.requires_grad for x in vars(rays).values())
+    need_grad = any(isinstance(x, Tensor) and x.requires_grad for x in vars(rays).values())
     if reason := why_not(field, need_grad):
         raise RuntimeError(f"render: {reason}")
-    planes = channels_last(field.planes)
     params = [x.contiguous() for x in (*field.weights, *field.biases)]
-    call = _Call(field, _contiguous(rays), march, composed)
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in (field.planes, *params))
+    project = not recorded and projects(field, rays)
+    planes = field.planes.movedim(2, 4) if project else channels_last(field.planes)
+    call = _Call(field, _contiguous(rays), march, composed, project)
     return RenderedRays(*_Render.apply(call, planes, *params))
 
 
@@ -162,11 +167,23 @@ class _Call(NamedTuple):
     rays: RayTensors
     march: March
     composed: Composed
+    project: bool
+
+
+def projects(field: FieldTensors, rays: RayTensors) -> bool:
+    """Whether it pays to apply the decoder's first layer to the planes instead of to the samples
+    (render 8): where there are several samples to a pixel."""
+    batch, count = rays.near.shape
+    samples = batch * count * (rays.even.numel() + rays.num_fine)
+    pixels = 3 * batch * field.planes.shape[3] * field.planes.shape[4]
+    return len(field.weights) == 2 and samples > _SAMPLES_A_PIXEL * pixels
 
 
 def _contiguous(rays: RayTensors) -> RayTensors:
     """Rays as the core takes them; draws that are the same for all rays stay one row."""
-    tensors: dict[str, Any] = {k: x if x is None else x.contiguous() for k, x in vars(rays).items()}
+    tensors: dict[str, Any] = {
+        k: x.contiguous() if isinstance(x, Tensor) else x for k, x in vars(rays).items()
+    }
     if rays.u is not None and rays.u.stride() == (0, 0, 1):
         tensors["u"] = rays.u
     return RayTensors(**tensors)
@@ -261,14 +278,18 @@ def _shape(call: _Call, planes: Tensor, params: Sequence[Tensor]) -> Any:
     return _native.core().RenderShape(
         rays=(batch, rays.near.shape[1], rays.even.numel(), rays.num_fine),
         planes=(channels, height, width),
-        strides=planes.stride()[:4],
+        strides=planes.stride(),
         widths=[channels, *(len(w) for w in params[: len(params) // 2])],
         numbers=(
             field.slope, field.cube_scale, field.prior_strength, field.prior_slope,
             march.shift, march.gain, march.noise_std,
         ),
-        flags=(march.relu, march.finite_interval, march.last_back),
+        flags=(march.relu, march.finite_interval, march.last_back, call.project),
         u_stride=0 if rays.u is None else rays.u.stride(1),
+        row_length=rays.row_length,
+        seed=0,
+        place=(0, 0),
+        seeded=(False, False, False, False),
     )  # fmt: skip
 
 

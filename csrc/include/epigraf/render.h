@@ -37,6 +37,8 @@ struct RenderField {
   const T* planes;
   DecoderLayers<T> decoder;
   T cube_scale, prior_strength, prior_slope;
+  bool project;            // apply the first layer to the planes, not to the samples (render 8);
+  int64_t channel_stride;  // ... then channels need not be neighbours
 };
 
 // From raw densities to weights.
@@ -77,6 +79,7 @@ struct RenderRays {
   const T* final_noise;        // [B, R, N], or null
   int64_t u_stride;
   RenderSeeds seeds;
+  int64_t row_length;  // of the picture whose rows the rays are, or 0: speed depends on it only
 
   // The place of ray `ray` (of [B * R]) in the streams of the seed.
   EPIGRAF_HD uint64_t place_in_stream(int64_t ray) const {

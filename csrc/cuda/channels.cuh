@@ -1,5 +1,5 @@
-// Channels of a point or of a pixel on a GPU: which lanes share them, blocks of them in one load, and
-// the gradient of the pixels of one cell, gathered in registers.
+// Channels of a point or of a pixel on a GPU: which lanes share them, blocks of them in one load,
+// and the gradient of the pixels of one cell, gathered in registers.
 #pragma once
 
 #include "device.cuh"

@@ -1,6 +1,6 @@
-// The field at 32 points, one warp (docs/math/render.md, "How it runs on a GPU"): look-up with lanes
-// over channels, decoder with lanes over points, and the gradients of both. The decoder's weights
-// lie in shared memory, where all lanes read the same word.
+// The field at 32 points, one warp (docs/math/render.md, "How it runs on a GPU"): look-up with
+// lanes over channels, decoder with lanes over points, and the gradients of both. The decoder's
+// weights lie in shared memory, where all lanes read the same word.
 //
 // Legend: C plane channels, H hidden units. A tile is [32][C], its rows memory.tile_row() apart.
 #pragma once

@@ -1,6 +1,6 @@
-// Gradients of the field at 32 points, one warp (decoder 5-8, triplane 4). Hidden units are computed
-// again, a block at a time, and pass through shared memory, where the lanes change from points to
-// channels and units: each then sums over the points alone, and adds to the block's sums.
+// Gradients of the field at 32 points, one warp (decoder 5-8, triplane 4). Hidden units are
+// computed again, a block at a time, and pass through shared memory, where the lanes change from
+// points to channels and units: each then sums over the points alone, and adds to the block's sums.
 #pragma once
 
 #include "field.cuh"
@@ -18,9 +18,9 @@ template <typename T>
 struct WarpBackward {
   WarpField<T> at;
   DecoderSums<T> sums;
-  T* grad_planes;    // of the batch element, or null
-  T* grad_tile;      // [32][C], rows as the tile's
-  T* units;          // [32][kUnits], rows units_row apart
+  T* grad_planes;  // of the batch element, or null
+  T* grad_tile;    // [32][C], rows as the tile's
+  T* units;        // [32][kUnits], rows units_row apart
   int units_row;
   const T* grad_out;  // [4] rows of the tile's points, grad_row apart
   int grad_row;

@@ -1,6 +1,6 @@
-// One ray of the fused renderer by one warp, without the field: random numbers, depths, weights, the
-// second pass's depths, the merge (docs/math/render.md). A lane is a sample; chunks of 32 samples
-// hand their sums and products on.
+// One ray of the fused renderer by one warp, without the field: random numbers, depths, weights,
+// the second pass's depths, the merge (docs/math/render.md). A lane is a sample; chunks of 32
+// samples hand their sums and products on.
 //
 // Legend: S coarse and F fine samples, N = S + F.
 #pragma once
@@ -55,8 +55,8 @@ __device__ Interval<T> interval_at(const RenderRays<T>& rays, const RenderMarch<
                                    const SampleRow<T>& row, int64_t ray, int k, T raw) {
   Interval<T> x;
   x.noisy = raw + noise_at(rays, march, row.coarse, ray, k) + march.shift;
-  x.delta = render_delta(row.t, k, row.count, march.finite_interval, rays.far[ray],
-                         rays.last_delta[ray]);
+  x.delta =
+      render_delta(row.t, k, row.count, march.finite_interval, rays.far[ray], rays.last_delta[ray]);
   x.decay = std::exp(-x.delta * activate_density(x.noisy, march.gain, march.relu));
   return x;
 }
@@ -86,8 +86,8 @@ __device__ void stratify(const RenderRays<T>& rays, int64_t ray, T* t) {
   for (int64_t k = lane_index(); k < rays.coarse; k += kWarp) {
     T position = rays.even[k];
     if (rays.jitter || drawn) {
-      const T jitter = uniform_draw(rays, rays.jitter, rays.coarse, drawn, kJitterStream, ray, k,
-                                    rays.coarse);
+      const T jitter =
+          uniform_draw(rays, rays.jitter, rays.coarse, drawn, kJitterStream, ray, k, rays.coarse);
       position = jittered_position(rays.even, k, rays.coarse, jitter);
     }
     t[k] = near + (far - near) * position;
@@ -100,8 +100,8 @@ template <typename T>
 __device__ void weights_to_cdf(T* weights, int samples) {
   const T epsilon = T(kPdfEpsilon);
   T sum = 0;
-  for (int k = 1 + lane_index(); k + 1 < samples; k += kWarp) {
-    sum += (weights[k] + epsilon) + epsilon;
+  for (int k = lane_index(); k + 1 < samples; k += kWarp) {  // each lane reads what it will write
+    if (k > 0) sum += (weights[k] + epsilon) + epsilon;
   }
   sum = sum_over_warp(sum);
   T before = 0;

@@ -1,8 +1,8 @@
 // The fused renderer on a GPU (docs/math/render.md, "How it runs on a GPU"). One warp to a ray; the
 // warps of a block share the decoder's weights in shared memory and stride over the rays. The
 // forward pass writes nothing per sample but `saved`, where that is wanted. Gradients are summed by
-// atomics: in the block's shared memory for the decoder, in the planes themselves for the planes. So
-// two backward passes agree but for rounding; forward passes are bit-equal.
+// atomics: in the block's shared memory for the decoder, in the planes themselves for the planes.
+// So two backward passes agree but for rounding; forward passes are bit-equal.
 #include "epigraf/render.h"
 
 #include "field.cuh"
@@ -134,7 +134,8 @@ __global__ void __launch_bounds__(kRenderThreads, kForwardResident<T>)
   const int coarse = int(sizes.coarse), fine = int(sizes.fine), samples = coarse + fine;
   const Rays rays = rays_of_warp(p);
   for (int64_t ray = rays.first; ray < rays.end; ray += rays.step) {
-    const WarpField<T> at = {p.field, decoder, lanes, planes_of_ray(p.field, p.rays, ray),
+    const WarpField<T> at = {p.field,        decoder,
+                             lanes,          planes_of_ray(p.field, p.rays, ray),
                              memory.scratch, int(sizes.tile_row())};
     const RayLine<T> line = line_of_ray(p.rays, ray);
     const T* t = memory.t;
@@ -172,7 +173,8 @@ __device__ RayGrad<T> grad_of_ray(const RenderBackward<T>& p, int64_t ray) {
   return grad;
 }
 
-// Depths and gradients of a ray's samples in shared memory: t [N], then those of the outputs [4][N].
+// Depths and gradients of a ray's samples in shared memory: t [N], then those of the outputs
+// [4][N].
 template <typename T>
 struct SampleGrads {
   T *t, *out;
@@ -335,9 +337,16 @@ __global__ void __launch_bounds__(kRenderThreads, kBackwardResident<T>)
   const Rays rays = rays_of_warp(p);
   for (int64_t ray = rays.first; ray < rays.end; ray += rays.step) {
     T* grad_planes = row(p.grad_planes, ray / p.rays.rays, p.field.shape.batch_stride);
-    WarpBackward<T> warp = {{p.field, decoder, lanes, planes_of_ray(p.field, p.rays, ray), tile,
-                             int(sizes.tile_row())},
-                            sums, grad_planes, grad_tile, units, int(sizes.units_row()), grads.out, grads.samples, 0};
+    WarpBackward<T> warp = {
+        {p.field, decoder, lanes, planes_of_ray(p.field, p.rays, ray), tile, int(sizes.tile_row())},
+        sums,
+        grad_planes,
+        grad_tile,
+        units,
+        int(sizes.units_row()),
+        grads.out,
+        grads.samples,
+        0};
     ray_vjp<kBlock>(p, warp, grads, ray);
     __syncwarp();
   }
@@ -372,7 +381,9 @@ void launch_backward(const RenderBackward<T>& p, cudaStream_t stream) {
   const auto kernel = render_backward_kernel<kBlock, T>;
   const int64_t rays = p.field.shape.batch * p.rays.rays;
   bool sums = true;
-  const auto bytes = [&](int64_t warps) { return sizes.backward(warps, sums) * int64_t(sizeof(T)); };
+  const auto bytes = [&](int64_t warps) {
+    return sizes.backward(warps, sums) * int64_t(sizeof(T));
+  };
   RenderBlocks blocks = blocks_for_rays(kernel, rays, bytes, op);
   if (blocks.threads == 0) {  // no room for sums in shared memory
     sums = false;

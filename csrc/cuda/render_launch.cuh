@@ -1,6 +1,6 @@
-// How the fused renderer is launched: as many warps on the device as its shared memory holds, and no
-// more blocks than can run at once. Nothing is allocated or waited for, so a CUDA graph can capture
-// it.
+// How the fused renderer is launched: as many warps on the device as its shared memory holds, and
+// no more blocks than can run at once. Nothing is allocated or waited for, so a CUDA graph can
+// capture it.
 #pragma once
 
 #include <limits>

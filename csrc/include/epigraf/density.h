@@ -1,5 +1,5 @@
-// From a decoder's raw density to a density (docs/math/render.md, cited as "(render n)"), one sample
-// at a time.
+// From a decoder's raw density to a density (docs/math/render.md, cited as "(render n)"), one
+// sample at a time.
 #pragma once
 
 #include <cmath>

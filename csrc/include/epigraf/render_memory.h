@@ -28,9 +28,7 @@ struct RenderMemory {
 
   // Sums of the decoder's gradients, in the order of its parameters [hidden][C], [hidden],
   // [4][hidden], [4].
-  EPIGRAF_HD int64_t decoder_grads() const {
-    return whole(hidden * (channels + 5) + 4, units);
-  }
+  EPIGRAF_HD int64_t decoder_grads() const { return whole(hidden * (channels + 5) + 4, units); }
 
   // Features of 32 points, and their gradients: rows of odd length, so that equal channels of
   // neighbouring rows lie in different banks.

@@ -15,7 +15,7 @@
 #define EPIGRAF_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   (kernel)<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
 #define EPIGRAF_DYNAMIC_SHARED(type, name)                      \
-  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+  extern __shared__ __align__(32) unsigned char name##_bytes[]; \
   type* const name = reinterpret_cast<type*>(name##_bytes)
 #endif
 

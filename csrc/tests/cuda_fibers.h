@@ -213,11 +213,10 @@ inline void run_grid(const LaunchShape& shape, std::function<void()> kernel) {
   s.kernel = std::move(kernel);
   s.failure.clear();
   s.threads.resize(std::size_t{shape.block.x} * shape.block.y * shape.block.z);
-  s.dynamic_shared.reset(std::malloc(std::max<std::size_t>(shape.shared_bytes, 1)), std::free);
   for (int i : visiting_order(static_cast<int>(gridDim.x * gridDim.y * gridDim.z))) {
     const unsigned b = static_cast<unsigned>(i);
     blockIdx = {b % gridDim.x, b / gridDim.x % gridDim.y, b / (gridDim.x * gridDim.y)};
-    std::memset(s.dynamic_shared.get(), 0xff, shape.shared_bytes);
+    s.dynamic_shared = shared_memory(shape.shared_bytes);
     run_block();
   }
 }

@@ -75,8 +75,7 @@ struct BlockState {
     barrier.size = threads;
     for (int w = 0; w * warpSize < threads; ++w)
       warps[w].meeting.size = std::min(warpSize, threads - w * warpSize);
-    dynamic_shared.reset(std::malloc(std::max<std::size_t>(shared_bytes, 1)), std::free);
-    std::memset(dynamic_shared.get(), 0xff, shared_bytes);
+    dynamic_shared = shared_memory(shared_bytes);
   }
 };
 

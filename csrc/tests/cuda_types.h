@@ -3,6 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
 
 struct uint3 {
   unsigned x, y, z;
@@ -52,5 +56,14 @@ struct LaunchShape {
   std::size_t shared_bytes;
   cudaStream_t stream;
 };
+
+// Dynamic shared memory of a block: exactly so many bytes, all of them NaN.
+inline std::shared_ptr<void> shared_memory(std::size_t bytes) {
+  constexpr std::size_t alignment = 32;  // as cuda/device.cuh declares it
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, bytes > 0 ? bytes : 1) != 0) throw std::bad_alloc();
+  std::memset(memory, 0xff, bytes);
+  return {memory, std::free};
+}
 
 }  // namespace cuda_emulation

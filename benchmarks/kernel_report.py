@@ -164,7 +164,8 @@ def launch_of(kernel: Kernel, case: Case) -> Launch:
     limits = LIMITS[kernel.arch]
     sizes = [(8, 0)]
     if is_render(kernel):
-        sizes = [(warps, render_bytes(kernel.name, case, warps)) for warps in (4, 2, 1)]
+        most = 6 if "backward" in kernel.name else 8
+        sizes = [(w, render_bytes(kernel.name, case, w)) for w in range(most, 0, -1)]
     launches = [
         Launch(w, d, resident_warps(limits, w, kernel.registers, kernel.shared + d))
         for w, d in sizes

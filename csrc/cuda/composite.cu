@@ -9,6 +9,8 @@
 namespace epigraf {
 namespace {
 
+constexpr int kResident = 4;  // blocks on a multiprocessor: room for 64 registers, so none spills
+
 __device__ int64_t ray_index() {
   return (int64_t(blockIdx.x) * kBlockThreads + threadIdx.x) / kWarp;
 }
@@ -51,7 +53,8 @@ __device__ T edited_weight(const Sample<T>& s, const CompositeShape& shape, T op
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads) composite_forward_kernel(CompositeForward<T> p) {
+__global__ void __launch_bounds__(kBlockThreads, kResident)
+    composite_forward_kernel(CompositeForward<T> p) {
   const int64_t index = ray_index(), samples = p.shape.samples, channels = p.shape.channels;
   if (index >= p.shape.rays) return;  // a whole warp
   const CompositeRay<T> ray = ray_of(p, index);
@@ -137,7 +140,8 @@ __device__ void backward_chunk(const CompositeRay<T>& ray, const CompositeShape&
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads) composite_backward_kernel(CompositeBackward<T> p) {
+__global__ void __launch_bounds__(kBlockThreads, kResident)
+    composite_backward_kernel(CompositeBackward<T> p) {
   const int64_t index = ray_index(), samples = p.shape.samples;
   if (index >= p.shape.rays) return;  // a whole warp
   const CompositeRay<T> ray = ray_of(p, index);

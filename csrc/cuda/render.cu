@@ -127,7 +127,7 @@ __device__ void integrate(const RenderForward<T>& p, const T* t, const T* output
 }
 
 template <int kBlock, typename T>
-__global__ void __launch_bounds__(kRenderThreads, kForwardResident<T>)
+__global__ void __launch_bounds__(kForwardThreads, kRenderResident<T>)
     render_forward_kernel(RenderForward<T> p, RenderMemory sizes, Lanes lanes) {
   EPIGRAF_DYNAMIC_SHARED(T, shared);
   const SharedDecoder<T> decoder = load_decoder(p.field.decoder, sizes, shared);
@@ -211,7 +211,7 @@ __device__ void ray_vjp(const RenderBackward<T>& p, WarpBackward<T>& warp,
 }
 
 template <int kBlock, typename T>
-__global__ void __launch_bounds__(kRenderThreads, kBackwardResident<T>)
+__global__ void __launch_bounds__(kBackwardThreads, kRenderResident<T>)
     render_backward_kernel(RenderBackward<T> p, RenderMemory sizes, Lanes lanes, bool in_shared) {
   EPIGRAF_DYNAMIC_SHARED(T, shared);
   T* block_sums = in_shared ? shared + sizes.backward(0, false) : nullptr;
@@ -255,7 +255,7 @@ void launch_forward(const RenderForward<T>& p, cudaStream_t stream) {
   const RenderMemory sizes = memory_for(p.field, p.rays, op);
   const auto kernel = render_forward_kernel<kBlock, T>;
   const RenderBlocks blocks = blocks_for_rays(
-      kernel, p.field.shape.batch * p.rays.rays,
+      kernel, kForwardThreads, p.field.shape.batch * p.rays.rays,
       [&](int64_t warps) { return sizes.forward(warps) * int64_t(sizeof(T)); }, op);
   check_room(blocks, sizes.forward(1) * int64_t(sizeof(T)), op);
   EPIGRAF_LAUNCH(kernel, blocks.grid, blocks.threads, blocks.shared_bytes, stream, p, sizes,
@@ -273,10 +273,10 @@ void launch_backward(const RenderBackward<T>& p, cudaStream_t stream) {
   const auto bytes = [&](int64_t warps) {
     return sizes.backward(warps, sums) * int64_t(sizeof(T));
   };
-  RenderBlocks blocks = blocks_for_rays(kernel, rays, bytes, op);
+  RenderBlocks blocks = blocks_for_rays(kernel, kBackwardThreads, rays, bytes, op);
   if (blocks.threads == 0) {  // no room for sums in shared memory
     sums = false;
-    blocks = blocks_for_rays(kernel, rays, bytes, op);
+    blocks = blocks_for_rays(kernel, kBackwardThreads, rays, bytes, op);
   }
   check_room(blocks, bytes(1), op);
   EPIGRAF_LAUNCH(kernel, blocks.grid, blocks.threads, blocks.shared_bytes, stream, p, sizes,

@@ -15,13 +15,12 @@ namespace epigraf {
 
 static_assert(kRayWarp == kWarp, "RenderMemory counts lanes");
 
-constexpr int kRenderThreads = 128;  // of a block, at most
-// Blocks of that size on a multiprocessor, so that none spills: room for 128 and 168 registers a
-// thread in float, 255 in double. (Shared memory allows no more in the backward pass.)
+// Threads of a block, at most, and such blocks on a multiprocessor: room for 128 registers a thread
+// forward and 168 backward in float, 255 in double, so that none spills. (Shared memory does not
+// allow for more threads.)
+constexpr int kForwardThreads = 256, kBackwardThreads = 192;
 template <typename T>
-constexpr int kForwardResident = sizeof(T) == 4 ? 4 : 2;
-template <typename T>
-constexpr int kBackwardResident = sizeof(T) == 4 ? 3 : 2;
+constexpr int kRenderResident = sizeof(T) == 4 ? 2 : 1;
 
 struct RenderBlocks {
   unsigned grid;
@@ -38,15 +37,16 @@ inline int device_attribute(cudaDeviceAttr attribute, const char* op) {
 }
 
 // The number of warps to a block that puts most warps on the current device. bytes(warps): the
-// shared memory of a block.
+// shared memory of a block; threads: of the largest one.
 template <typename Kernel, typename Bytes>
-RenderBlocks blocks_for_rays(Kernel kernel, int64_t rays, Bytes bytes, const char* op) {
+RenderBlocks blocks_for_rays(Kernel kernel, int threads, int64_t rays, Bytes bytes,
+                             const char* op) {
   const int room = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, op);
   const int64_t processors = device_attribute(cudaDevAttrMultiProcessorCount, op);
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, room), op);
   RenderBlocks best = {0, 0, 0, room};
   int64_t most = 0;
-  for (int warps = kRenderThreads / kWarp; warps > 0; warps /= 2) {
+  for (int warps = threads / kWarp; warps > 0; --warps) {
     if (bytes(warps) > room) continue;
     int resident = 0;
     check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, warps * kWarp,

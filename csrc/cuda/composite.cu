@@ -53,8 +53,7 @@ __device__ T edited_weight(const Sample<T>& s, const CompositeShape& shape, T op
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads, kResident)
-    composite_forward_kernel(CompositeForward<T> p) {
+__global__ void __launch_bounds__(kBlockThreads) composite_forward_kernel(CompositeForward<T> p) {
   const int64_t index = ray_index(), samples = p.shape.samples, channels = p.shape.channels;
   if (index >= p.shape.rays) return;  // a whole warp
   const CompositeRay<T> ray = ray_of(p, index);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "epigraf/launch.h"
+#include "epigraf/render_memory.h"
 
 namespace py = pybind11;
 
@@ -209,8 +210,8 @@ void render_forward(const Launch& launch, const RenderShape& shape, uintptr_t pl
                                     out(2),
                                     out(3),
                                     out(4)};
-  py::gil_scoped_release release;
-  epigraf::render_forward_cpu<T>(p, launch.threads);
+  dispatch(launch, p, epigraf::render_forward_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(render_forward_cuda<T>));
 }
 
 template <typename T>
@@ -236,8 +237,8 @@ void render_backward(const Launch& launch, const RenderShape& shape, uintptr_t p
     p.grad_weights[i] = pointer<T>(grad_params[i]);
     p.grad_biases[i] = pointer<T>(grad_params[layers + i]);
   }
-  py::gil_scoped_release release;
-  epigraf::render_backward_cpu<T>(p, launch.threads);
+  dispatch(launch, p, epigraf::render_backward_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(render_backward_cuda<T>));
 }
 
 }  // namespace
@@ -319,4 +320,7 @@ PYBIND11_MODULE(_C, m) {
     EPIGRAF_BY_TYPE(render_backward, launch, shape, planes, params, rays, grads, grad_planes,
                     grad_params);
   });
+  // Shared memory that the CUDA kernels need at least, for two decoder layers.
+  m.def("render_shared_bytes", &epigraf::render_shared_bytes, py::arg("channels"),
+        py::arg("hidden"), py::arg("coarse"), py::arg("fine"), py::arg("is_double"));
 }

@@ -4,21 +4,15 @@
 #include "epigraf/composite.h"
 
 #include "device.cuh"
+#include "transmittance.cuh"
 
 namespace epigraf {
 namespace {
 
-__device__ int lane_index() {
-  return int(threadIdx.x) % kWarp;
-}
+constexpr int kResident = 4;  // blocks on a multiprocessor: room for 64 registers, so none spills
 
 __device__ int64_t ray_index() {
   return (int64_t(blockIdx.x) * kBlockThreads + threadIdx.x) / kWarp;
-}
-
-template <typename T>
-__device__ T sum_over_warp(T value) {
-  return sum_over_lanes(value, kWarp);
 }
 
 // The sample of one lane: its own interval, and what reaches it.
@@ -39,20 +33,14 @@ __device__ Sample<T> absorb_chunk(const CompositeRay<T>& ray, int64_t samples, i
   Sample<T> s = {};
   s.k = chunk + lane_index();
   s.exists = s.k < samples;
-  T through = 1;  // the factor from T_k to T_{k+1}, then the product of those up to this lane
+  T through = 1;  // the factor from T_k to T_{k+1}
   if (s.exists) {
     s.thickness = composite_delta(ray, s.k, samples) * ray.densities[s.k];
     composite_step(s.thickness, through);
   }
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    const T before = __shfl_up_sync(kAllLanes, through, offset);
-    if (lane_index() >= offset) through *= before;
-  }
-  const T before = __shfl_up_sync(kAllLanes, through, 1);
-  s.transmittance = lane_index() == 0 ? transmittance : transmittance * before;
+  s.transmittance = product_below(through, transmittance);
   T after = s.transmittance;
   if (s.exists) s.weight = composite_step(s.thickness, after);
-  transmittance *= __shfl_sync(kAllLanes, through, kWarp - 1);
   return s;
 }
 
@@ -114,34 +102,6 @@ __device__ void backward_weights(const CompositeRay<T>& ray, const CompositeShap
   }
 }
 
-// The map dL/dT_{k+1} -> dL/dT_k of a run of samples, which is affine: offset + slope x.
-template <typename T>
-struct Affine {
-  T offset, slope;
-};
-
-// composite_step_vjp as such a map.
-template <typename T>
-__device__ Affine<T> step_as_affine(T thickness, T grad_weight) {
-  T offset = 0, slope = 1;
-  composite_step_vjp(thickness, T(1), grad_weight, offset);
-  composite_step_vjp(thickness, T(1), T(0), slope);
-  return {offset, slope};
-}
-
-// In each lane, the composition of its own map after those of all lanes above it.
-template <typename T>
-__device__ Affine<T> scan_from_above(Affine<T> map) {
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    const T above_offset = __shfl_down_sync(kAllLanes, map.offset, offset);
-    const T above_slope = __shfl_down_sync(kAllLanes, map.slope, offset);
-    if (lane_index() + offset >= kWarp) continue;
-    map.offset += map.slope * above_offset;
-    map.slope *= above_slope;
-  }
-  return map;
-}
-
 // One chunk of the second pass (composite 6-9). `grad_transmittance` is dL/dT after the chunk on
 // entry, dL/dT before it on return.
 template <typename T>
@@ -157,14 +117,10 @@ __device__ void backward_chunk(const CompositeRay<T>& ray, const CompositeShape&
     delta = composite_delta(ray, k, shape.samples);
     density = ray.densities[k];
     grad_weight = composite_grad_weight(ray, grad, k, shape.channels) + grad_opacity;
-    map = step_as_affine(delta * density, grad_weight);
+    map = step_as_affine(std::exp(-(delta * density)), grad_weight);
     if (last && grad.transmittance) map.offset += *grad.transmittance;
   }
-  map = scan_from_above(map);
-  const T after = map.offset + map.slope * grad_transmittance;  // dL/dT_k
-  const T above = __shfl_down_sync(kAllLanes, after, 1);
-  T grad_next = lane_index() == kWarp - 1 ? grad_transmittance : above;  // dL/dT_{k+1}
-  grad_transmittance = __shfl_sync(kAllLanes, after, 0);
+  T grad_next = grad_behind(map, grad_transmittance);
   T grad_thickness = 0;
   if (exists) {
     grad_thickness =
@@ -183,7 +139,8 @@ __device__ void backward_chunk(const CompositeRay<T>& ray, const CompositeShape&
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads) composite_backward_kernel(CompositeBackward<T> p) {
+__global__ void __launch_bounds__(kBlockThreads, kResident)
+    composite_backward_kernel(CompositeBackward<T> p) {
   const int64_t index = ray_index(), samples = p.shape.samples;
   if (index >= p.shape.rays) return;  // a whole warp
   const CompositeRay<T> ray = ray_of(p, index);

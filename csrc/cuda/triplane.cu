@@ -5,6 +5,7 @@
 // agree but for rounding. Everything else is bit-equal from run to run.
 #include "epigraf/triplane.h"
 
+#include "channels.cuh"
 #include "device.cuh"
 
 namespace epigraf {
@@ -13,27 +14,6 @@ namespace {
 constexpr int kResident = 2;  // blocks on a multiprocessor: room for 128 registers, so none spills
 constexpr int kGridHeight = 1024;  // batch elements beyond it wait for a block to be done
 constexpr int kRun = 8;  // consecutive points whose plane gradients one group of lanes gathers
-
-// The lanes that share a point: a power of two, so that groups do not straddle warps.
-struct Lanes {
-  int bits;
-
-  __host__ __device__ int count() const { return 1 << bits; }
-  __device__ int64_t group() const {
-    return (int64_t(blockIdx.x) * kBlockThreads + threadIdx.x) >> bits;
-  }
-  __device__ int64_t lane() const { return threadIdx.x & (count() - 1); }
-};
-
-template <int kBlock, typename T>
-__device__ ChannelBlock<kBlock, T> load(const T* first) {
-  return *reinterpret_cast<const ChannelBlock<kBlock, T>*>(first);
-}
-
-template <int kBlock, typename T>
-__device__ void store(T* first, const ChannelBlock<kBlock, T>& block) {
-  *reinterpret_cast<ChannelBlock<kBlock, T>*>(first) = block;
-}
 
 template <int kBlock, typename T>
 __global__ void __launch_bounds__(kBlockThreads, kResident)
@@ -73,59 +53,6 @@ __global__ void __launch_bounds__(kBlockThreads, kResident)
   }
 }
 
-// Adds a block of channels atomically; one instruction for four floats since sm_90.
-template <int kBlock, typename T>
-__device__ void add_block(T* where, const T* share) {
-  for (int c = 0; c < kBlock; ++c) atomicAdd(where + c, share[c]);
-}
-template <>
-__device__ void add_block<4, float>(float* where, const float* share) {
-#if defined(EPIGRAF_HAS_FLOAT4_ATOMICS)
-  const float4 all = {share[0], share[1], share[2], share[3]};
-  atomicAdd(reinterpret_cast<float4*>(where), all);
-#else
-  for (int c = 0; c < 4; ++c) atomicAdd(where + c, share[c]);
-#endif
-}
-
-// The gradient of the four pixels of one cell, gathered in registers while consecutive points (the
-// samples of a ray, often) stay in that cell, and added to the plane when they leave it.
-template <int kBlock, typename T>
-struct CellGradient {
-  T sums[4 * kBlock];  // a plane of 2 x 2 pixels
-  PlaneTaps<T> cell;
-  bool empty = true;
-
-  __device__ bool holds(const PlaneTaps<T>& taps) const {
-    return !empty && taps.row == cell.row && taps.column == cell.column && taps.left == cell.left &&
-           taps.right == cell.right && taps.top == cell.top && taps.bottom == cell.bottom;
-  }
-  __device__ void start(const PlaneTaps<T>& taps) {
-    cell = taps;
-    empty = false;
-    for (T& sum : sums) sum = T(0);
-  }
-  __device__ void add(PlaneTaps<T> taps, const T* grad) {
-    TriplaneShape shape = {};
-    shape.pixel_stride = kBlock;
-    shape.row_stride = 2 * kBlock;
-    taps.row = taps.column = 0;
-    plane_read_vjp_plane<kBlock>(sums, taps, shape, grad, [](T* where, const T(&share)[kBlock]) {
-      for (int c = 0; c < kBlock; ++c) where[c] += share[c];
-    });
-  }
-  __device__ void flush(T* grad_plane, const TriplaneShape& shape) {
-    if (empty) return;
-    empty = true;
-    T* pixel = grad_plane + cell.row * shape.row_stride + cell.column * shape.pixel_stride;
-    if (cell.left && cell.top) add_block<kBlock>(pixel, sums);
-    if (cell.right && cell.top) add_block<kBlock>(pixel + shape.pixel_stride, sums + kBlock);
-    pixel += shape.row_stride;
-    if (cell.left && cell.bottom) add_block<kBlock>(pixel, sums + 2 * kBlock);
-    if (cell.right && cell.bottom) add_block<kBlock>(pixel + shape.pixel_stride, sums + 3 * kBlock);
-  }
-};
-
 // One plane (blockIdx.z), kRun points and kBlock channels a thread.
 template <int kBlock, typename T>
 __global__ void __launch_bounds__(kBlockThreads, kResident)
@@ -153,29 +80,7 @@ __global__ void __launch_bounds__(kBlockThreads, kResident)
   }
 }
 
-// How a launch is laid out: channels a lane takes at a time, lanes to a point.
-template <typename T>
-constexpr int kVector = int(16 / sizeof(T));
-
-template <typename T>
-bool aligned(const T* data) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0;
-}
-
-// Whether every block of kVector channels of planes, features and their gradients starts at 16
-// bytes.
-template <typename T>
-bool vectors_fit(const TriplaneShape& s, const T* planes, const T* features) {
-  const int64_t all = s.channels | s.batch_stride | s.plane_stride | s.row_stride | s.pixel_stride;
-  return all % kVector<T> == 0 && aligned(planes) && aligned(features);
-}
-
-Lanes lanes_for(int64_t channels, int block) {
-  Lanes lanes = {0};
-  while (lanes.count() < kWarp && lanes.count() * block < channels) ++lanes.bits;
-  return lanes;
-}
-
+// How a launch is laid out.
 dim3 grid_for(const TriplaneShape& shape, int64_t groups, Lanes lanes, int planes, const char* op) {
   const int64_t batch = shape.batch < kGridHeight ? shape.batch : kGridHeight;
   return dim3(blocks_for(groups * lanes.count(), op), unsigned(batch), unsigned(planes));
@@ -214,7 +119,7 @@ void triplane_forward_cuda(const TriplaneForward<T>& p, Stream stream) {
   if (p.shape.batch == 0 || p.shape.points == 0) return;
   const DeviceGuard guard(stream.device, "triplane_forward");
   const auto handle = static_cast<cudaStream_t>(stream.handle);
-  if (vectors_fit(p.shape, p.planes, p.features))
+  if (vectors_fit(p.shape, p.planes) && aligned(p.features))
     launch_forward<kVector<T>>(p, handle);
   else
     launch_forward<1>(p, handle);
@@ -225,7 +130,7 @@ void triplane_backward_cuda(const TriplaneBackward<T>& p, Stream stream) {
   if (p.shape.batch == 0 || p.shape.points == 0) return;
   const DeviceGuard guard(stream.device, "triplane_backward");
   const auto handle = static_cast<cudaStream_t>(stream.handle);
-  if (vectors_fit(p.shape, p.planes, p.grad_features) && aligned(p.grad_planes))
+  if (vectors_fit(p.shape, p.planes) && aligned(p.grad_features) && aligned(p.grad_planes))
     launch_backward<kVector<T>>(p, handle);
   else
     launch_backward<1>(p, handle);

@@ -1,4 +1,5 @@
-// A test harness in one header: TEST(name) { ... CHECK ... }, and main() comes with it.
+// A test harness in one header: TEST(name) { ... CHECK ... }, and main() comes with it (unless
+// CHECK_OWN_MAIN is defined).
 //
 // `./test_triplane` runs every test of the file, `./test_triplane forward` those whose name holds
 // "forward". A failed CHECK is printed with its place and its values, and the test goes on.
@@ -101,6 +102,8 @@ inline int run(const char* filter) {
       check::fail(__FILE__, __LINE__, std::string("wrong message: ") + error.what()); \
   }
 
+#if !defined(CHECK_OWN_MAIN)
 int main(int argc, char** argv) {
   return check::run(argc > 1 ? argv[1] : nullptr);
 }
+#endif

@@ -1,34 +1,26 @@
 // Runs CUDA kernels on a CPU, so that a machine without a GPU can test the very code that a GPU
 // runs.
 //
-// A .cu file is compiled by the host compiler with this header in place of <cuda_runtime.h>. One
-// fiber stands for one CUDA thread. A fiber runs until it reaches __syncthreads(), a warp
-// collective or its end, so a run is deterministic; `set_order` replays it with the threads (and
-// the blocks) reversed or shuffled, which brings out a missing barrier as a wrong answer.
+// A .cu file is compiled by the host compiler with this header in place of <cuda_runtime.h>. Two
+// engines run its threads: fibers (cuda_fibers.h), deterministic and quick, in any order; and, with
+// EPIGRAF_EMULATE_WITH_THREADS, real threads (cuda_threads.h), in which ThreadSanitizer sees races.
 //
-// Reported by an exception out of the launch: a barrier that not every thread of the block reaches,
-// a warp collective that a lane named in its mask never joins, a shuffle that reads a lane outside
-// the mask. Reported by cudaGetLastError() as on a GPU: a grid, block or shared memory size that
-// no device takes. Dynamic shared memory is a heap block of exactly the size asked for, filled with
-// NaN, so AddressSanitizer sees an overrun and the answers show a read before a write.
+// Reported by cudaGetLastError() as on a GPU: a grid, block or shared memory size that no device
+// takes, or more dynamic shared memory than cudaFuncSetAttribute has allowed the kernel. Dynamic
+// shared memory is a heap block of exactly the size asked for, filled with NaN, so AddressSanitizer
+// sees an overrun and the answers show a read before a write.
 //
-// Not modelled: races between unordered plain accesses (see `set_order`), memory fences, textures,
-// streams (a launch is over when it returns), static __shared__ (it is not cleared between blocks).
-// One launch at a time: the state is global, as threadIdx is.
+// Not modelled: memory fences, textures, streams (a launch is over when it returns), static
+// __shared__ (it is not cleared between blocks). One launch at a time: the state is global, as
+// threadIdx is.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
-#include <random>
-#include <stdexcept>
-#include <string>
-#include <vector>
+#include <map>
 
-#include "fiber.h"
+#include "cuda_types.h"
 
 #define __global__
 #define __device__
@@ -42,160 +34,20 @@
 
 // The two spellings that differ between nvcc and this header; cuda/device.cuh holds nvcc's.
 #define EPIGRAF_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  cuda_emulation::launch({grid, block, shared_bytes, stream}, [&] { (kernel)(__VA_ARGS__); })
+  cuda_emulation::launch({grid, block, shared_bytes, stream}, kernel,  \
+                         [&] { (kernel)(__VA_ARGS__); })
 #define EPIGRAF_DYNAMIC_SHARED(type, name) \
-  type* name = static_cast<type*>(cuda_emulation::state().dynamic_shared.get())
+  type* const name = static_cast<type*>(cuda_emulation::dynamic_shared())
 
-struct uint3 {
-  unsigned x, y, z;
-};
-struct dim3 {
-  unsigned x, y, z;
-  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
-};
-struct alignas(8) float2 {
-  float x, y;
-};
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-struct alignas(16) double2 {
-  double x, y;
-};
-
-inline uint3 threadIdx, blockIdx;
-inline dim3 blockDim, gridDim;
-constexpr int warpSize = 32;
-
-using cudaStream_t = struct EmulatedStream*;
-enum cudaError_t {
-  cudaSuccess = 0,
-  cudaErrorInvalidValue = 1,
-  cudaErrorInvalidConfiguration = 9,
-  cudaErrorInvalidDevice = 101
-};
+#if defined(EPIGRAF_EMULATE_WITH_THREADS)
+#include "cuda_threads.h"
+#else
+#include "cuda_fibers.h"
+#endif
 
 namespace cuda_emulation {
 
-enum class Order { forward, reversed, shuffled };
-enum class Wait { none, block, warp, finished };
-enum class Collective { sync, shuffle, ballot };
-
-struct Thread {
-  Fiber fiber;
-  Wait wait = Wait::none;
-  const char* file = "";  // where it waits
-  int line = 0;
-  Collective collective = Collective::sync;
-  unsigned mask = 0;
-  int source = 0;           // shuffle: the lane (of this warp) to read
-  std::uint64_t value = 0;  // shuffle, ballot: what this lane brings, then what it takes away
-};
-
-struct State {
-  Order order = Order::forward;
-  std::mt19937 random{0};
-  std::vector<Thread> threads;  // of the running block
-  int running = 0;
-  std::string failure;  // set by a fiber that cannot go on, thrown by the launch
-  std::function<void()> kernel;
-  std::shared_ptr<void> dynamic_shared;
-  cudaError_t last_error = cudaSuccess;
-};
-
-inline State& state() {
-  static State instance;
-  return instance;
-}
-
-// The order in which threads and blocks run from now on; `seed` is for Order::shuffled.
-inline void set_order(Order order, unsigned seed = 0) {
-  state().order = order;
-  state().random.seed(seed);
-}
-
-inline std::vector<int> visiting_order(int n) {
-  std::vector<int> result(n);
-  for (int i = 0; i < n; ++i) result[i] = state().order == Order::reversed ? n - 1 - i : i;
-  if (state().order == Order::shuffled)
-    for (int i = n - 1; i > 0; --i)
-      std::swap(result[i], result[state().random() % static_cast<unsigned>(i + 1)]);
-  return result;
-}
-
-inline std::string describe(int thread) {
-  const Thread& t = state().threads[thread];
-  const std::string name = "thread " + std::to_string(thread);
-  if (t.wait == Wait::finished) return name + " has returned";
-  return name + " waits at " + t.file + ":" + std::to_string(t.line);
-}
-
-// Leaves the running fiber; the scheduler resumes it when what it waits for has happened.
-inline void suspend(Wait wait, const char* file, int line) {
-  Thread& self = state().threads[state().running];
-  self.wait = wait;
-  self.file = file;
-  self.line = line;
-  self.fiber.leave(wait == Wait::finished);
-}
-
-inline void block_barrier(const char* file, int line) {
-  suspend(Wait::block, file, line);
-}
-
 // ---- warp collectives ------------------------------------------------------------------------
-
-inline bool joined(const Thread& lane, const Thread& self) {
-  return lane.wait == Wait::warp && lane.mask == self.mask && lane.collective == self.collective;
-}
-
-// Gives every lane of the mask its result once all of them have arrived; false if one is missing.
-inline bool complete_collective(int first_lane, const Thread& self) {
-  State& s = state();
-  const int lanes = std::min<int>(warpSize, static_cast<int>(s.threads.size()) - first_lane);
-  std::uint64_t brought[warpSize] = {}, ballot = 0;
-  for (int lane = 0; lane < warpSize; ++lane) {
-    if (!(self.mask >> lane & 1u)) continue;
-    if (lane >= lanes || !joined(s.threads[first_lane + lane], self)) return false;
-    brought[lane] = s.threads[first_lane + lane].value;
-    ballot |= static_cast<std::uint64_t>(brought[lane] != 0) << lane;
-  }
-  for (int lane = 0; lane < lanes; ++lane) {
-    if (!(self.mask >> lane & 1u)) continue;
-    Thread& t = s.threads[first_lane + lane];
-    if (t.collective == Collective::shuffle && !(self.mask >> t.source & 1u))
-      s.failure = "shuffle reads lane " + std::to_string(t.source) +
-                  ", which is not in its mask: " + describe(first_lane + lane);
-    t.value = t.collective == Collective::ballot ? ballot : brought[t.source];
-  }
-  for (int lane = 0; lane < lanes; ++lane)
-    if (self.mask >> lane & 1u) s.threads[first_lane + lane].wait = Wait::none;
-  return true;
-}
-
-struct Site {
-  const char* file;
-  int line;
-};
-
-inline std::uint64_t warp_collective(Collective kind, unsigned mask, std::uint64_t value,
-                                     int source, Site site) {
-  State& s = state();
-  Thread& self = s.threads[s.running];
-  const int lane = s.running % warpSize;
-  self.collective = kind;
-  self.mask = mask;
-  self.value = value;
-  self.source = source;
-  self.wait = Wait::warp;
-  self.file = site.file;
-  self.line = site.line;
-  if (!(mask >> lane & 1u))
-    s.failure = "a collective's mask leaves out its caller: " + describe(s.running);
-  if (!s.failure.empty() || !complete_collective(s.running - lane, self))
-    suspend(Wait::warp, site.file, site.line);
-  return self.value;
-}
 
 // The calls of one place in a kernel. A shuffle stays inside its segment of `width` lanes; a lane
 // whose source lies outside keeps its own value, as on a GPU.
@@ -230,7 +82,7 @@ struct Warp {
   }
 
  private:
-  static int lane() { return state().running % warpSize; }
+  static int lane() { return lane_of_thread(); }
   static int segment(int width) { return lane() / width * width; }
   template <typename T>
   T read(unsigned mask, T value, int source) {
@@ -243,110 +95,46 @@ struct Warp {
   }
 };
 
-// ---- blocks and launches ---------------------------------------------------------------------
+// ---- launches --------------------------------------------------------------------------------
 
-inline void thread_main() {
-  state().kernel();
-  suspend(Wait::finished, "", 0);
-  std::abort();  // a finished fiber is never resumed
-}
+// The device: sizes of an sm_86, and few multiprocessors, so that blocks stride.
+constexpr std::size_t kSharedBytes = 48 * 1024, kSharedBytesOptin = 99 * 1024;
+constexpr int kSharedBytesOfProcessor = 100 * 1024, kSharedBytesReserved = 1024;
+constexpr int kProcessors = 3, kThreadsOfProcessor = 1536;
 
-inline void resume(int index) {
-  State& s = state();
-  const unsigned i = static_cast<unsigned>(index);
-  threadIdx = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-  s.running = index;
-  s.threads[index].fiber.enter();
-  if (!s.failure.empty()) throw std::runtime_error("cuda emulation: " + s.failure);
-}
+using Address = void (*)();  // of any function
 
-inline bool same_place(const Thread& a, const Thread& b) {
-  return a.wait == b.wait && a.line == b.line && std::strcmp(a.file, b.file) == 0;
-}
-
-// Opens the block's barrier when every thread stands at the same one. Throws otherwise: no thread
-// can run, so some wait for one that waits elsewhere, has returned or does not exist.
-inline void open_barrier() {
-  std::vector<Thread>& threads = state().threads;
-  int first_other = 0;
-  for (Thread& t : threads) {
-    if (!same_place(t, threads[0])) break;
-    ++first_other;
-  }
-  if (first_other < static_cast<int>(threads.size()))
-    throw std::runtime_error("cuda emulation: divergent barrier or collective: " + describe(0) +
-                             ", " + describe(first_other));
-  if (threads[0].wait == Wait::warp)
-    throw std::runtime_error("cuda emulation: a collective's mask names a lane that never comes: " +
-                             describe(0));
-  for (Thread& t : threads) t.wait = Wait::none;
-}
-
-inline void run_block() {
-  State& s = state();
-  const int n = static_cast<int>(s.threads.size());
-  for (Thread& t : s.threads) {
-    t.wait = Wait::none;
-    t.fiber.start(&thread_main);
-  }
-  for (int finished = 0; finished < n;) {
-    int ran = 0;
-    for (int i : visiting_order(n)) {
-      if (s.threads[i].wait != Wait::none) continue;
-      resume(i);
-      finished += s.threads[i].wait == Wait::finished;
-      ++ran;
-    }
-    if (ran == 0) open_barrier();
-  }
-}
-
-struct LaunchShape {
-  dim3 grid, block;
-  std::size_t shared_bytes;
-  cudaStream_t stream;
+struct Runtime {
+  cudaError_t last_error = cudaSuccess;
+  std::map<Address, std::size_t> shared_limits;  // of kernels that were allowed more
 };
 
-inline bool valid_launch(const LaunchShape& shape) {
+inline Runtime& runtime() {
+  static Runtime instance;
+  return instance;
+}
+
+inline bool valid_launch(const LaunchShape& shape, Address kernel) {
   const dim3 grid = shape.grid, block = shape.block;
   const std::uint64_t threads = std::uint64_t{block.x} * block.y * block.z;
   const bool grid_fits = grid.x > 0 && grid.x < (1u << 31) && grid.y > 0 && grid.y < 65536 &&
                          grid.z > 0 && grid.z < 65536;
+  const auto allowed = runtime().shared_limits.find(kernel);
+  const std::size_t limit =
+      allowed == runtime().shared_limits.end() ? kSharedBytes : allowed->second;
   return grid_fits && threads > 0 && threads <= 1024 && block.z <= 64 &&
-         shape.shared_bytes <= 48 * 1024;
+         shape.shared_bytes <= limit;
 }
 
-inline void launch(const LaunchShape& shape, std::function<void()> kernel) {
-  State& s = state();
-  if (!valid_launch(shape)) {
-    s.last_error = cudaErrorInvalidConfiguration;
+template <typename... Args>
+void launch(const LaunchShape& shape, void (*kernel)(Args...), std::function<void()> call) {
+  if (!valid_launch(shape, reinterpret_cast<Address>(kernel))) {
+    runtime().last_error = cudaErrorInvalidConfiguration;
     return;
   }
-  s.kernel = std::move(kernel);
-  s.failure.clear();
-  s.threads.resize(std::size_t{shape.block.x} * shape.block.y * shape.block.z);
-  s.dynamic_shared.reset(std::malloc(std::max<std::size_t>(shape.shared_bytes, 1)), std::free);
   gridDim = shape.grid;
   blockDim = shape.block;
-  for (int i : visiting_order(static_cast<int>(gridDim.x * gridDim.y * gridDim.z))) {
-    const unsigned b = static_cast<unsigned>(i);
-    blockIdx = {b % gridDim.x, b / gridDim.x % gridDim.y, b / (gridDim.x * gridDim.y)};
-    std::memset(s.dynamic_shared.get(), 0xff, shape.shared_bytes);
-    run_block();
-  }
-}
-
-// Calls `function` once in each order (three shuffles), and leaves the forward order behind.
-template <typename Function>
-void in_every_order(Function function) {
-  set_order(Order::reversed);
-  function();
-  for (unsigned seed = 0; seed < 3; ++seed) {
-    set_order(Order::shuffled, seed);
-    function();
-  }
-  set_order(Order::forward);
-  function();
+  run_grid(shape, std::move(call));
 }
 
 }  // namespace cuda_emulation
@@ -362,18 +150,25 @@ void in_every_order(Function function) {
 #define __any_sync cuda_emulation::Warp{{__FILE__, __LINE__}}.any
 #define __all_sync cuda_emulation::Warp{{__FILE__, __LINE__}}.all
 
-// Fibers are never preempted, so plain arithmetic is atomic.
+// A sum in memory that several threads add to.
 template <typename T>
 T atomicAdd(T* address, T value) {
-  const T old = *address;
-  *address = old + value;
+  T old, sum;
+  __atomic_load(address, &old, __ATOMIC_RELAXED);
+  do {
+    sum = old + value;
+  } while (
+      !__atomic_compare_exchange(address, &old, &sum, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   return old;
 }
 
 inline float4 atomicAdd(float4* address, float4 value) {  // as sm_90 does: each component by itself
-  const float4 old = *address;
-  *address = {old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w};
-  return old;
+  return {atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y),
+          atomicAdd(&address->z, value.z), atomicAdd(&address->w, value.w)};
+}
+
+inline int __popc(unsigned bits) {
+  return __builtin_popcount(bits);
 }
 
 template <typename T>
@@ -382,8 +177,8 @@ T __ldg(const T* address) {
 }
 
 inline cudaError_t cudaGetLastError() {
-  const cudaError_t error = cuda_emulation::state().last_error;
-  cuda_emulation::state().last_error = cudaSuccess;
+  const cudaError_t error = cuda_emulation::runtime().last_error;
+  cuda_emulation::runtime().last_error = cudaSuccess;
   return error;
 }
 
@@ -399,6 +194,33 @@ inline cudaError_t cudaSetDevice(int device) {
 
 inline cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device != 0) return cudaErrorInvalidDevice;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? cuda_emulation::kProcessors
+                                                       : int(cuda_emulation::kSharedBytesOptin);
+  return cudaSuccess;
+}
+
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes < 0 || std::size_t(bytes) > cuda_emulation::kSharedBytesOptin)
+    return cudaErrorInvalidValue;
+  const auto address = reinterpret_cast<cuda_emulation::Address>(kernel);
+  cuda_emulation::runtime().shared_limits[address] = std::size_t(bytes);
+  return cudaSuccess;
+}
+
+// By threads and shared memory; registers are not known here.
+template <typename Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int threads,
+                                                          std::size_t shared_bytes) {
+  const int by_threads = cuda_emulation::kThreadsOfProcessor / threads;
+  const int by_memory = cuda_emulation::kSharedBytesOfProcessor /
+                        (int(shared_bytes) + cuda_emulation::kSharedBytesReserved);
+  *blocks = by_threads < by_memory ? by_threads : by_memory;
   return cudaSuccess;
 }
 

@@ -204,3 +204,14 @@ TEST(impossible_launches_set_the_error) {
   CHECK_EQUAL(std::string(cudaGetErrorString(cudaGetLastError())),
               "invalid configuration argument");
 }
+
+TEST(more_shared_memory_must_be_asked_for) {
+  std::vector<int> out(1);
+  const auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  CHECK_EQUAL(cudaFuncSetAttribute(write_index, attribute, 100 * 1024), cudaErrorInvalidValue);
+  CHECK_EQUAL(cudaFuncSetAttribute(write_index, attribute, 64 * 1024), cudaSuccess);
+  EPIGRAF_LAUNCH(write_index, 1, 1, 64 * 1024, stream, out.data());
+  CHECK_EQUAL(cudaGetLastError(), cudaSuccess);
+  EPIGRAF_LAUNCH(write_index, 1, 1, 64 * 1024 + 1, stream, out.data());
+  CHECK_EQUAL(cudaGetLastError(), cudaErrorInvalidConfiguration);
+}

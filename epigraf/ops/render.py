@@ -117,21 +117,45 @@ def field_at(field: FieldTensors, points: Tensor) -> tuple[Tensor, Tensor]:
     return colors, raw
 
 
-def why_not(field: FieldTensors, rays_need_grad: bool = False) -> str:
-    """Why `render` cannot run on these tensors here and now; empty where it can."""
+def why_not(
+    field: FieldTensors, rays_need_grad: bool = False, samples: tuple[int, int] = (0, 0)
+) -> str:
+    """Why `render` cannot run on these tensors here and now; empty where it can.
+
+    samples: S and F; a GPU has room for so many only.
+    """
     planes = field.planes
     if not _native.available():
         return _native.reason()
     if _native.needs_reference(planes):
         return _native.reason() or f"the core has no code for {planes.dtype}"
-    if planes.device.type != "cpu":
-        return f"the fused renderer has no code for {planes.device.type} yet"
+    if planes.device.type not in ("cpu", "cuda"):
+        return f"the fused renderer has no code for {planes.device.type}"
     if len(field.weights) > MAX_LAYERS:
         return f"the decoder has more than {MAX_LAYERS} layers"
     if field.weights[-1].shape[0] != _OUTPUTS:
         return f"the decoder has {field.weights[-1].shape[0]} outputs, not {_OUTPUTS}"
     if rays_need_grad:
         return "it has no gradient with respect to rays"
+    return _why_not_on_gpu(field, samples) if planes.device.type == "cuda" else ""
+
+
+def _why_not_on_gpu(field: FieldTensors, samples: tuple[int, int]) -> str:
+    """Two layers, and a ray and the decoder in the shared memory of one block."""
+    if not _native.core().cuda_compiled():
+        return "epigraf._C was built without CUDA"
+    if len(field.weights) != 2:
+        return f"on a GPU the decoder must have two layers, not {len(field.weights)}"
+    hidden, channels = field.weights[0].shape
+    double = field.planes.dtype == torch.float64
+    needed = _native.core().render_shared_bytes(channels, hidden, *samples, double)
+    room = torch.cuda.get_device_properties(field.planes.device).shared_memory_per_block_optin
+    if needed > room:
+        coarse, fine = samples
+        return (
+            f"{channels} channels, {hidden} hidden units and {coarse} + {fine} samples need "
+            f"{needed} bytes of shared memory, the GPU has {room}"
+        )
     return ""
 
 
@@ -142,7 +166,8 @@ def render(field: FieldTensors, rays: RayTensors, march: March, composed: Compos
     second derivatives (under ``create_graph=True``, which is said once).
 
     Differentiable in planes, weights and biases. Two runs with the same number of threads agree bit
-    for bit; the forward pass does with any number. A value that is not finite reaches only the rays
+    for bit; the forward pass does with any number. On a GPU the forward pass does, gradients are
+    sums in any order. A value that is not finite reaches only the rays
     that read it.
 
     Raises ValueError for a wrong shape or device, TypeError for a wrong dtype, RuntimeError where
@@ -150,7 +175,7 @@ def render(field: FieldTensors, rays: RayTensors, march: March, composed: Compos
     """
     _check(field, rays)
     need_grad = any(isinstance(x, Tensor) and x.requires_grad for x in vars(rays).values())
-    if reason := why_not(field, need_grad):
+    if reason := why_not(field, need_grad, (rays.even.numel(), rays.num_fine)):
         raise RuntimeError(f"render: {reason}")
     params = [x.contiguous() for x in (*field.weights, *field.biases)]
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in (field.planes, *params))
@@ -176,7 +201,8 @@ def projects(field: FieldTensors, rays: RayTensors) -> bool:
     batch, count = rays.near.shape
     samples = batch * count * (rays.even.numel() + rays.num_fine)
     pixels = 3 * batch * field.planes.shape[3] * field.planes.shape[4]
-    return len(field.weights) == 2 and samples > _SAMPLES_A_PIXEL * pixels
+    on_cpu = field.planes.device.type == "cpu"
+    return on_cpu and len(field.weights) == 2 and samples > _SAMPLES_A_PIXEL * pixels
 
 
 def _contiguous(rays: RayTensors) -> RayTensors:

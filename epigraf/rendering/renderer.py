@@ -237,7 +237,8 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
         return "the field is more than planes and a decoder (posenc, view conditioning)"
-    return why_not(tensors, rays.origins.requires_grad or rays.directions.requires_grad)
+    moving = rays.origins.requires_grad or rays.directions.requires_grad
+    return why_not(tensors, moving, (options.num_coarse, options.num_fine))
 
 
 def _march_fused(

@@ -16,11 +16,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from epigraf.config import ClampMode, LastInterval, RenderBackend
-from epigraf.ops import FieldTensors, March, RayTensors, available, reason, render, use_reference
-from epigraf.ops.render import MAX_LAYERS, RenderedRays, why_not
+from epigraf.ops import (
+    FieldTensors,
+    March,
+    RayTensors,
+    _native,
+    available,
+    reason,
+    render,
+    use_reference,
+)
+from epigraf.ops.render import MAX_LAYERS, RenderedRays, _why_not_on_gpu, why_not
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.rays import Rays
 from epigraf.rendering.renderer import RenderOptions, TensorField, fused_reason, render_rays
+from tests.ops.conftest import DEVICES
 
 pytestmark = pytest.mark.skipif(not available(), reason=reason() or "core found")
 
@@ -47,12 +57,13 @@ def make_field(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     prior: float = 0.0,
+    device: torch.device | str = "cpu",
 ) -> FieldTensors:
     """Random planes and decoder; all of it wants a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
+        return torch.randn(*shape, generator=generator, dtype=dtype).to(device).requires_grad_()
 
     pairs = list(zip(widths[1:], widths[:-1], strict=True))
     return FieldTensors(
@@ -67,14 +78,19 @@ def make_field(
 
 
 def make_rays(
-    batch: int = 2, count: int = 33, dtype: torch.dtype = torch.float64, seed: int = 1
+    batch: int = 2,
+    count: int = 33,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Rays:
     """Cameras on the unit sphere that look at about the origin; some rays miss the planes."""
     generator = torch.Generator().manual_seed(seed)
     origins = torch.randn(batch, 1, 3, generator=generator, dtype=dtype)
     origins = torch.nn.functional.normalize(origins, dim=-1).expand(batch, count, 3)
     spread = 0.25 * torch.randn(batch, count, 3, generator=generator, dtype=dtype)
-    return Rays(origins, torch.nn.functional.normalize(spread - origins, dim=-1))
+    directions = torch.nn.functional.normalize(spread - origins, dim=-1)
+    return Rays(origins.to(device), directions.to(device))
 
 
 def rendered(
@@ -85,7 +101,8 @@ def rendered(
     assert bool(fused_reason(field, rays, options)) is (backend is not RenderBackend.FUSED)
     outputs = render_rays(field, rays, options, draws=RandomDraws(3))
     loss = sum(
-        (x * torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view(x.shape)).sum() for x in outputs
+        (x * torch.linspace(-1, 2, x.numel(), dtype=x.dtype, device=x.device).view(x.shape)).sum()
+        for x in outputs
     )
     inputs = [tensors.planes, *tensors.weights, *tensors.biases]
     return [*(x.detach() for x in outputs), *torch.autograd.grad(loss, inputs)]
@@ -99,19 +116,26 @@ def assert_close(ours: Sequence[Tensor], expected: Sequence[Tensor], rtol: float
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("widths", [(5, 6, 4), (32, 64, 4), (16, 4), (3, 20, 9, 4)], ids=str)
-def test_equals_ops_and_reference_in_double(widths: tuple, options: RenderOptions) -> None:
-    tensors, rays = make_field(widths, prior=3.0 if len(widths) == 3 else 0.0), make_rays()
+def test_equals_ops_and_reference_in_double(
+    widths: tuple, options: RenderOptions, device: torch.device
+) -> None:
+    if device.type == "cuda" and len(widths) != 3:
+        pytest.skip("on a GPU the fused renderer takes two layers")
+    prior = 3.0 if len(widths) == 3 else 0.0
+    tensors, rays = make_field(widths, prior=prior, device=device), make_rays(device=device)
     ours = rendered(RenderBackend.FUSED, tensors, rays, options)
     for backend in (RenderBackend.OPS, RenderBackend.REFERENCE):
         assert_close(ours, rendered(backend, tensors, rays, options), 1e-10)
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_float_is_as_near_to_double_as_the_ops_are(options: RenderOptions) -> None:
+def test_float_is_as_near_to_double_as_the_ops_are(
+    options: RenderOptions, device: torch.device
+) -> None:
     """Rounding decides which importance bin a draw falls into and which side of a leaky ReLU a
     hidden unit is on; so the bound is the composable path's own distance from double."""
-    widths, rays = (16, 32, 4), make_rays(dtype=torch.float32)
-    tensors = make_field(widths, dtype=torch.float32)
+    rays = make_rays(dtype=torch.float32, device=device)
+    tensors = make_field((16, 32, 4), dtype=torch.float32, device=device)
     exact = FieldTensors(
         **{**vars(tensors), "planes": tensors.planes.double().detach().requires_grad_(),
            "weights": [w.double().detach().requires_grad_() for w in tensors.weights],
@@ -137,12 +161,20 @@ def test_float_is_as_near_to_double_as_the_ops_are(options: RenderOptions) -> No
     channels=st.sampled_from([1, 3, 8, 17, 32]),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     seed=st.integers(0, 1000),
+    device=st.sampled_from(DEVICES),
 )
 def test_any_size(
-    batch: int, count: int, coarse: int, fine: int, channels: int, size: tuple, seed: int
+    batch: int,
+    count: int,
+    coarse: int,
+    fine: int,
+    channels: int,
+    size: tuple,
+    seed: int,
+    device: str,
 ) -> None:
-    tensors = make_field((channels, 7, 4), batch, size, seed=seed)
-    rays = make_rays(batch, count, seed=seed)
+    tensors = make_field((channels, 7, 4), batch, size, seed=seed, device=device)
+    rays = make_rays(batch, count, seed=seed, device=device)
     options = replace(OPTIONS, num_coarse=coarse, num_fine=fine)
     ours = rendered(RenderBackend.FUSED, tensors, rays, options)
     expected = rendered(RenderBackend.REFERENCE, tensors, rays, options)
@@ -188,19 +220,21 @@ def _never(_: FieldTensors) -> RenderedRays:
     raise AssertionError("the composable path was not asked for")
 
 
-def test_gradcheck() -> None:
-    tensors, rays = make_field((2, 3, 4), 1, (4, 3)), make_rays(1, 4)
+def test_gradcheck(device: torch.device) -> None:
+    tensors, rays = make_field((2, 3, 4), 1, (4, 3), device=device), make_rays(1, 4, device=device)
     options = replace(OPTIONS, num_coarse=4, num_fine=0, backend=RenderBackend.FUSED)
 
     def outputs(planes: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
         field = replace(tensors, planes=planes, weights=params[:2], biases=params[2:])
         return tuple(render_rays(TensorField(field), rays, options, draws=RandomDraws(3)))
 
-    assert torch.autograd.gradcheck(outputs, [tensors.planes, *tensors.weights, *tensors.biases])
+    inputs = [tensors.planes, *tensors.weights, *tensors.biases]
+    any_order = 1e-12 if device.type == "cuda" else 0.0  # gradients are sums by atomics there
+    assert torch.autograd.gradcheck(outputs, inputs, nondet_tol=any_order)
 
 
-def test_second_derivatives_take_the_composable_path_and_say_so() -> None:
-    tensors, rays = make_field((3, 4, 4), 1), make_rays(1, 5)
+def test_second_derivatives_take_the_composable_path_and_say_so(device: torch.device) -> None:
+    tensors, rays = make_field((3, 4, 4), 1, device=device), make_rays(1, 5, device=device)
     options = replace(OPTIONS, num_fine=0)
 
     def second(backend: RenderBackend) -> list[Tensor]:
@@ -216,8 +250,8 @@ def test_second_derivatives_take_the_composable_path_and_say_so() -> None:
 
 
 @pytest.mark.parametrize("layout", ["channels last", "batch of one latent", "slice", "NCHW"])
-def test_any_strides(layout: str) -> None:
-    tensors, rays = make_field((16, 8, 4)), make_rays()
+def test_any_strides(layout: str, device: torch.device) -> None:
+    tensors, rays = make_field((16, 8, 4), device=device), make_rays(device=device)
     planes = tensors.planes.detach()
     if layout == "channels last":
         planes = planes.movedim(2, 4).contiguous().movedim(4, 2)
@@ -232,17 +266,17 @@ def test_any_strides(layout: str) -> None:
     assert_close(ours, expected, 1e-10)
 
 
-def test_draws_may_be_one_row_for_all_rays() -> None:
-    tensors, rays = make_field(), make_rays()
+def test_draws_may_be_one_row_for_all_rays(device: torch.device) -> None:
+    tensors, rays = make_field(device=device), make_rays(device=device)
     even = replace(OPTIONS, deterministic=True)
     ours = rendered(RenderBackend.FUSED, tensors, rays, even)  # u is expanded there
     assert_close(ours, rendered(RenderBackend.REFERENCE, tensors, rays, even), 1e-10)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_in_its_rays(bad: float) -> None:
+def test_what_is_not_finite_stays_in_its_rays(bad: float, device: torch.device) -> None:
     """One bad texel: the rays that do not read it are as they were, to the last bit."""
-    tensors, rays = make_field(size=(16, 16)), make_rays(count=60)
+    tensors, rays = make_field(size=(16, 16), device=device), make_rays(count=60, device=device)
     options = replace(OPTIONS, backend=RenderBackend.FUSED, num_fine=0, object_radius=0.35)
     planes = tensors.planes.detach().clone()
     planes[0, 0, :, 8, 8] = bad
@@ -282,8 +316,8 @@ def test_threads_change_nothing_in_the_forward_pass() -> None:
     assert all(torch.equal(a, b) for a, b in zip(results[1], results[3], strict=True))
 
 
-def test_nothing_is_saved_without_a_gradient() -> None:
-    tensors, rays = make_field(), make_rays()
+def test_nothing_is_saved_without_a_gradient(device: torch.device) -> None:
+    tensors, rays = make_field(device=device), make_rays(device=device)
     with torch.no_grad():
         out = render_rays(TensorField(tensors), rays, OPTIONS, draws=RandomDraws(3))
     assert not any(x.requires_grad for x in out)
@@ -308,8 +342,42 @@ def test_reasons_against_it() -> None:
         assert why_not(field) == "the reference was asked for"
 
 
-def test_a_moving_camera_falls_back_and_has_its_gradient() -> None:
-    tensors, rays = make_field(), make_rays()
+class _Gpu:
+    """What `why_not` asks about a GPU: a core with CUDA code, and so much shared memory."""
+
+    def __init__(self, room: int, compiled: bool = True) -> None:
+        self.shared_memory_per_block_optin = room
+        self.cuda_compiled = lambda: compiled
+        self.render_shared_bytes = _native.core().render_shared_bytes
+
+
+def test_shared_memory_that_a_ray_needs() -> None:
+    """By hand, in floats, for 32-64-4 and 48 + 48 samples: 64 (32 + 5) + 4 of the decoder, rounded
+    up to 16; two tiles of 32 x 33, hidden units 32 x 20, five rows of 96."""
+    expected = 4 * (2384 + 2 * 32 * 33 + 32 * 20 + 5 * 96)
+    assert _native.core().render_shared_bytes(32, 64, 48, 48, False) == expected
+
+
+def test_reasons_against_it_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason_there(gpu: _Gpu, widths: tuple, samples: tuple[int, int] = (48, 48)) -> str:
+        monkeypatch.setattr(_native, "core", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+        return _why_not_on_gpu(make_field(widths, dtype=torch.float32), samples)
+
+    gpu, without, small = _Gpu(99 * 1024), _Gpu(99 * 1024, compiled=False), _Gpu(22463)
+    assert reason_there(gpu, (32, 64, 4)) == ""
+    assert "built without CUDA" in reason_there(without, (32, 64, 4))
+    assert "two layers, not 3" in reason_there(gpu, (3, 20, 9, 4))
+    assert "two layers, not 1" in reason_there(gpu, (16, 4))
+    assert reason_there(small, (32, 64, 4)) == (
+        "32 channels, 64 hidden units and 48 + 48 samples need 22464 bytes of shared memory, "
+        "the GPU has 22463"
+    )
+    assert "need " in reason_there(gpu, (32, 64, 4), (9000, 0))
+
+
+def test_a_moving_camera_falls_back_and_has_its_gradient(device: torch.device) -> None:
+    tensors, rays = make_field(device=device), make_rays(device=device)
     origins = rays.origins.clone().requires_grad_()
     options = replace(OPTIONS, num_fine=0)
     out = render_rays(

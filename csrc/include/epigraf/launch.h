@@ -126,6 +126,11 @@ template <typename T>
 void composite_forward_cuda(const CompositeForward<T>& params, Stream stream);
 template <typename T>
 void composite_backward_cuda(const CompositeBackward<T>& params, Stream stream);
+// Two decoder layers, and no more than RenderMemory (render_memory.h) finds room for.
+template <typename T>
+void render_forward_cuda(const RenderForward<T>& params, Stream stream);
+template <typename T>
+void render_backward_cuda(const RenderBackward<T>& params, Stream stream);
 
 // Number of devices that CUDA sees (0 without a driver); csrc/cuda/device.cu.
 int cuda_device_count();

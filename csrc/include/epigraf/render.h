@@ -116,16 +116,19 @@ struct RenderBackward {
   T* grad_biases[kMaxLayers];
 };
 
+// (render 1): the position in [0, 1] of sample k, moved within its stratum by jitter in [0, 1).
+template <typename T>
+EPIGRAF_HD T jittered_position(const T* even, int64_t k, int64_t samples, T jitter) {
+  const T lower = k > 0 ? T(0.5) * (even[k - 1] + even[k]) : even[0];
+  const T upper = k + 1 < samples ? T(0.5) * (even[k] + even[k + 1]) : even[k];
+  return lower + (upper - lower) * jitter;
+}
+
 // (render 1): depth of sample k, spaced evenly or moved within its stratum by jitter in [0, 1).
 template <typename T>
 EPIGRAF_HD T stratified_depth(const T* even, int64_t k, int64_t samples, const T* jitter, T near,
                               T far) {
-  T position = even[k];
-  if (jitter) {
-    const T lower = k > 0 ? T(0.5) * (even[k - 1] + even[k]) : even[0];
-    const T upper = k + 1 < samples ? T(0.5) * (even[k] + even[k + 1]) : even[k];
-    position = lower + (upper - lower) * jitter[k];
-  }
+  const T position = jitter ? jittered_position(even, k, samples, jitter[k]) : even[k];
   return near + (far - near) * position;
 }
 

@@ -58,4 +58,7 @@ def _build(name: str, shape: Shape, what: str, device: str) -> Sequence[Work]:
     count = batch * rays * samples
     flops = passes * count * 2 * sum(w.numel() for w in weights)
     counts = Counts(samples=count, flops=flops)
-    return [Work(name, "blocks", run, counts), Work(name, "reference", use_reference()(run), counts)]
+    return [
+        Work(name, "blocks", run, counts),
+        Work(name, "reference", use_reference()(run), counts),
+    ]

@@ -36,7 +36,9 @@ QUICK_CASES: list[tuple[str, Workload, Pass, bool]] = [
 def cases(settings: Settings) -> Iterator[Case]:
     """A patch, a batch of patches, the same with gradients, and a whole picture."""
     for name, workload, run, heavy in QUICK_CASES if settings.quick else CASES:
-        yield Case("render", name, partial(_build, name, workload, run, settings.device), True, heavy)
+        yield Case(
+            "render", name, partial(_build, name, workload, run, settings.device), True, heavy
+        )
 
 
 def _build(name: str, workload: Workload, run: Pass, device: str) -> Sequence[Work]:

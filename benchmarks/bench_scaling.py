@@ -84,9 +84,7 @@ def thread_counts() -> list[int]:
     return sorted({2**k for k in range(cores.bit_length()) if 2**k <= cores} | {cores})
 
 
-def _build_threads(
-    axis: str, run: Callable[[Scene, str], object], quick: bool
-) -> Sequence[Work]:
+def _build_threads(axis: str, run: Callable[[Scene, str], object], quick: bool) -> Sequence[Work]:
     workload = QUICK_BASE if quick else BASE
     scene, counts = make_scene(workload, "cpu"), workload.counts(run is both)
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from epigraf.benchmarks import runner
 from epigraf.benchmarks.runner import Announce, Counts, Row, Settings
 from epigraf.config import Config, RenderBackend, load_config
@@ -193,5 +192,3 @@ def _rows(name: str, backend: _Backend, settings: Settings) -> list[Row]:
     samples = rays * (cfg.model.generator.num_ray_steps + cfg.num_fine_steps)
     totals = Counts(rays=rays, samples=samples, images=counts.images)
     return [*rows, Row("step", STEP, name, seconds, totals, peak_mib=peak_mib)]
-
-

@@ -57,9 +57,7 @@ def cases(settings: Settings) -> Iterator[Case]:
             yield Case("triplane", name, partial(_build, name, shape, what, settings.device))
 
 
-def _build(
-    name: str, shape: tuple[int, int, int, int], what: str, device: str
-) -> Sequence[Work]:
+def _build(name: str, shape: tuple[int, int, int, int], what: str, device: str) -> Sequence[Work]:
     batch, count, channels, resolution = shape
     planes = torch.randn(batch, 3, channels, resolution, resolution, device=device)
     points = points_on_rays(batch, count, device)

@@ -57,7 +57,9 @@ def verdict(a: Row, b: Row, tolerance: float = TOLERANCE) -> tuple[Verdict, floa
     return Verdict.SAME, ratio, noise
 
 
-def compare(a: Result, b: Result, tolerance: float = TOLERANCE, force: bool = False) -> list[Change]:
+def compare(
+    a: Result, b: Result, tolerance: float = TOLERANCE, force: bool = False
+) -> list[Change]:
     """All rows of both results, in the order of A.
 
     Raises:

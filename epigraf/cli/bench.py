@@ -29,7 +29,9 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder for the JSON file.")]
 Rounds = Annotated[
     int | None,
-    typer.Option("--rounds", min=1, help="Of all implementations in turn. [dim]Default: 5-10[/dim]"),
+    typer.Option(
+        "--rounds", min=1, help="Of all implementations in turn. [dim]Default: 5-10[/dim]"
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="[dim]Default: all processors[/dim]")
@@ -211,7 +213,9 @@ def compare(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where results are.")] = RESULTS,
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where results are.")
+    ] = RESULTS,
     plots: Plots = None,
     readme: Readme = None,
 ) -> None:

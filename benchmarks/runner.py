@@ -1,6 +1,6 @@
 """Times functions in turn and measures the memory that they need.
 
-Legend: a case is a few pieces of work that are timed in alternation; a row is one of them, measured.
+Legend: a case is a few pieces of work that are timed in alternation; a row is one, measured.
 """
 
 from __future__ import annotations

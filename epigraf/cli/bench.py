@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 DEFAULT_MALLOC = "--default-malloc"
 RESULTS = Path("bench-results")
+WIDTH = 150  # of tables that go to a file
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Measure the ops, the renderer, a training step, and how they scale; compare, report.",
-    epilog="[bold]Examples[/bold]\n\n  epigraf bench render\n  epigraf bench step --config plants64\n"
+    epilog="[bold]Examples[/bold]\n\n  epigraf bench render\n"
+    "  epigraf bench step --config plants64\n"
     "  epigraf bench compare before.json after.json\n"
     "  epigraf bench all --out bench-results          (everything, with tables and plots)",
 )
@@ -34,7 +37,8 @@ Rounds = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="[dim]Default: all processors[/dim]")
+    int | None,
+    typer.Option("--threads", min=1, help="[dim]Default: all processors (quick: 1)[/dim]"),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Only = Annotated[str, typer.Option("--only", help="Only cases with this in their name.")]
@@ -204,7 +208,7 @@ def compare(
     from epigraf.benchmarks.table import print_changes
 
     changes = compare_results(read_result(a), read_result(b), tolerance, force)
-    print_changes(changes, Console())
+    print_changes(changes, Console(width=None if sys.stdout.isatty() else WIDTH))
     worse = slower(changes)
     typer.echo(f"{len(worse)} slower" if worse else "nothing got slower")
     if worse and fail:
@@ -268,7 +272,7 @@ def make_settings(
     except (RuntimeError, AssertionError) as error:
         raise EpigrafError(f"--device {device}: {str(error).splitlines()[0]}") from None
     return Settings(
-        threads=threads or os.cpu_count() or 1,
+        threads=threads or (1 if quick else os.cpu_count() or 1),
         device=device,
         rounds=3 if quick and rounds is None else rounds,
         only=only,
@@ -284,7 +288,7 @@ def run(suite: str, settings: Settings, out: Path) -> None:
     from epigraf.benchmarks.suites import run_suite
     from epigraf.benchmarks.table import print_result
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     with console.status(f"bench {suite}") as status:
         result, path = run_suite(suite, settings, out, status.update)
     print_result(result, console)

@@ -38,7 +38,7 @@ Rounds = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="[dim]Default: all processors (quick: 1)[/dim]"),
+    typer.Option("--threads", min=1, help="[dim]Default: all (quick: 1)[/dim]"),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Only = Annotated[str, typer.Option("--only", help="Only cases with this in their name.")]

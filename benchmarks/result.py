@@ -181,7 +181,7 @@ def _usable(path: Path) -> Result | None:
         result = read_result(path)
     except EpigrafError:
         return None
-    partial = result.quick or not result.complete or result.facts["config"].get("only")
+    partial = result.quick or not result.complete or result.facts.get("config", {}).get("only")
     return None if partial else result
 
 

@@ -1,66 +1,50 @@
 """Compositing against its plain-torch reference.
 
-python -m benchmarks.bench_composite [--threads N] [--device cpu|cuda] [--rounds N]
-    [--out FOLDER]
 Legend: B batch, R rays, S samples per ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
-from benchmarks.runner import Row, alternate, command_line, write_results
+from epigraf.benchmarks.runner import Case, Counts, Settings, Work
 from epigraf.ops import composite, use_reference
 
 # batch, rays of one image, samples per ray: small CPU trainings, a 64x64 patch, a 256x256 image
 CASES = [(8, 1024, 40), (4, 4096, 96), (1, 65536, 96)]
+QUICK_CASES = [(1, 16, 8)]
 
 
-def functions(case: tuple[int, int, int], device: str) -> tuple[Callable, Callable]:
-    """Forward, and the gradient of colours and densities, in the implementation in force."""
-    colors = torch.randn(*case, 3, device=device).requires_grad_()
-    densities = (torch.rand(*case, device=device) * 10).requires_grad_()
-    t = torch.rand(*case, device=device).sort(-1).values
-    output = composite(colors, densities, t, 1e10).features
-    cotangent = torch.randn_like(output)
+def cases(settings: Settings) -> Iterator[Case]:
+    """Forward, and the gradients of colours and densities."""
+    for shape in QUICK_CASES if settings.quick else CASES:
+        for what in ("forward", "backward"):
+            name = "B{} R{} S{} {}".format(*shape, what)
+            yield Case("composite", name, partial(_build, name, shape, what, settings.device))
 
-    def forward() -> object:
-        with torch.no_grad():
+
+def _build(name: str, shape: tuple[int, int, int], what: str, device: str) -> Sequence[Work]:
+    colors = torch.randn(*shape, 3, device=device).requires_grad_()
+    densities = (torch.rand(*shape, device=device) * 10).requires_grad_()
+    t = torch.rand(*shape, device=device).sort(-1).values
+    inputs = (colors, densities)
+
+    def forward(reference: bool) -> object:
+        with torch.no_grad(), use_reference(reference):
             return composite(colors, densities, t, 1e10)
 
-    def backward() -> object:
-        inputs = (colors, densities)
-        return torch.autograd.grad(output, inputs, cotangent, retain_graph=True)
+    def backward(reference: bool) -> partial:
+        with use_reference(reference):
+            output = composite(colors, densities, t, 1e10).features
+        cotangent = torch.randn_like(output)
+        return partial(torch.autograd.grad, output, inputs, cotangent, retain_graph=True)
 
-    return forward, backward
-
-
-def bench(case: tuple[int, int, int], device: str, rounds: int) -> list[Row]:
-    """Both directions in both implementations."""
-    name = "B{} R{} S{}".format(*case)
-    native = functions(case, device)
-    with use_reference():
-        reference = functions(case, device)
-    rows = alternate(
-        "composite",
-        f"{name} forward",
-        {"native": native[0], "reference": use_reference()(reference[0])},
-        rounds,
-    )
-    return rows + alternate(
-        "composite", f"{name} backward", {"native": native[1], "reference": reference[1]}, rounds
-    )
-
-
-def main() -> None:
-    arguments = command_line("Benchmark of composite")
-    rows = []
-    for case in CASES:
-        rows += bench(case, arguments.device, arguments.rounds)
-    write_results("composite", rows, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    batch, rays, samples = shape
+    counts = Counts(rays=batch * rays, samples=batch * rays * samples)
+    return [
+        Work(name, which, partial(forward, ref) if what == "forward" else backward(ref), counts)
+        for which, ref in (("native", False), ("reference", True))
+    ]

@@ -1,21 +1,33 @@
 """The decoder in blocks of points against plain torch.
 
-python -m benchmarks.bench_decoder [--threads N] [--device cpu|cuda] [--rounds N]
-    [--out FOLDER]
 Legend: B batch, R rays, S samples per ray. The gradients are those of features and parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from benchmarks.runner import Row, alternate, command_line, with_peak_memory, write_results
+from epigraf.benchmarks.runner import Case, Counts, Settings, Work
 from epigraf.ops import decode, use_reference
 
+Shape = tuple[int, int, int, tuple[int, ...]]
 # batch, rays of one image, samples per ray, layer sizes: a small CPU training, and a full one
-CASES = [(8, 1024, 20, (16, 32, 4)), (4, 4096, 96, (32, 64, 4))]
+CASES: list[Shape] = [(8, 1024, 20, (16, 32, 4)), (4, 4096, 96, (32, 64, 4))]
+QUICK_CASES: list[Shape] = [(1, 16, 4, (4, 8, 4))]
 SLOPE = 0.2
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    """Forward without gradients, and forward and backward together."""
+    for shape in QUICK_CASES if settings.quick else CASES:
+        for what in ("forward", "forward + backward"):
+            batch, rays, samples, sizes = shape
+            name = f"B{batch} R{rays} S{samples} {'-'.join(map(str, sizes))} {what}"
+            yield Case("decoder", name, partial(_build, name, shape, what, settings.device))
 
 
 def network(sizes: tuple[int, ...], device: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -26,10 +38,8 @@ def network(sizes: tuple[int, ...], device: str) -> tuple[list[Tensor], list[Ten
     return [w.requires_grad_() for w in weights], [b.requires_grad_() for b in biases]
 
 
-def bench(case: tuple[int, int, int, tuple[int, ...]], device: str, rounds: int) -> list[Row]:
-    """Forward without gradients, and forward and backward together; time and peak memory."""
-    batch, rays, samples, sizes = case
-    name = f"B{batch} R{rays} S{samples} {'-'.join(map(str, sizes))}"
+def _build(name: str, shape: Shape, what: str, device: str) -> Sequence[Work]:
+    batch, rays, samples, sizes = shape
     points = (batch, rays * samples)
     features = torch.randn(*points, sizes[0], device=device).requires_grad_()
     weights, biases = network(sizes, device)
@@ -44,21 +54,11 @@ def bench(case: tuple[int, int, int, tuple[int, ...]], device: str, rounds: int)
         outputs = decode(features, weights, biases, SLOPE)
         return torch.autograd.grad(outputs, (features, *weights, *biases), cotangents)
 
-    rows = []
-    for step, function in (("forward", forward), ("forward + backward", both)):
-        functions = {"blocks": function, "reference": use_reference()(function)}
-        measured = alternate("decoder", f"{name} {step}", functions, rounds)
-        rows += [with_peak_memory(r, functions[r.implementation], device) for r in measured]
-    return rows
-
-
-def main() -> None:
-    arguments = command_line("Benchmark of decode")
-    rows = []
-    for case in CASES:
-        rows += bench(case, arguments.device, arguments.rounds)
-    write_results("decoder", rows, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    run, passes = (forward, 1) if what == "forward" else (both, 3)
+    count = batch * rays * samples
+    flops = passes * count * 2 * sum(w.numel() for w in weights)
+    counts = Counts(samples=count, flops=flops)
+    return [
+        Work(name, "blocks", run, counts),
+        Work(name, "reference", use_reference()(run), counts),
+    ]

@@ -1,25 +1,25 @@
 """Tri-plane look-up against its plain-torch reference and torch's own grid_sample.
 
-python -m benchmarks.bench_triplane [--threads N] [--device cpu|cuda] [--rounds N]
-    [--out FOLDER]
 Legend: B batch, P points, F channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.runner import Row, alternate, command_line, write_results
+from epigraf.benchmarks.runner import Case, Counts, Settings, Work
 from epigraf.ops import sample_triplane, use_reference
 
 # batch, points of one image, channels, resolution: small CPU trainings, and one image at full size
 CASES = [(8, 20480, 8, 64), (8, 20480, 16, 64), (4, 65536, 32, 128), (1, 262144, 32, 512)]
+QUICK_CASES = [(1, 64, 4, 8)]
 SAMPLES_PER_RAY = 32
+TAPS = 3 * 4
 
 
 def grid_sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
@@ -49,38 +49,31 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def gradient(which: str, planes: Tensor, points: Tensor, leaf: Tensor) -> Callable[[], object]:
-    """The backward pass to `leaf`, which is one of planes and points."""
-    leaf.requires_grad_()
-    features = IMPLEMENTATIONS[which](planes, points)
-    cotangent = torch.randn_like(features)
-    return lambda: torch.autograd.grad(features, leaf, cotangent, retain_graph=True)
-
-
-def bench(case: tuple[int, int, int, int], device: str, rounds: int) -> list[Row]:
+def cases(settings: Settings) -> Iterator[Case]:
     """Forward, gradient of the planes, gradient of the points."""
-    batch, count, channels, resolution = case
-    name = f"B{batch} P{count} F{channels} {resolution}x{resolution}"
+    for shape in QUICK_CASES if settings.quick else CASES:
+        for what in ("forward", "grad planes", "grad points"):
+            name = "B{0} P{1} F{2} {3}x{3} {4}".format(*shape, what)
+            yield Case("triplane", name, partial(_build, name, shape, what, settings.device))
+
+
+def _build(name: str, shape: tuple[int, int, int, int], what: str, device: str) -> Sequence[Work]:
+    batch, count, channels, resolution = shape
     planes = torch.randn(batch, 3, channels, resolution, resolution, device=device)
     points = points_on_rays(batch, count, device)
-    forward = {which: partial(f, planes, points) for which, f in IMPLEMENTATIONS.items()}
-    rows = alternate("triplane", f"{name} forward", forward, rounds)
-    for text in ("planes", "points"):
-        backward = {}
-        for which in IMPLEMENTATIONS:
-            leaves = {"planes": planes.clone(), "points": points.clone()}
-            backward[which] = gradient(which, **leaves, leaf=leaves[text])
-        rows += alternate("triplane", f"{name} grad {text}", backward, rounds)
-    return rows
+    counts = Counts(samples=batch * count, bytes_moved=batch * count * TAPS * channels * 4)
+    return [
+        Work(name, which, _run(which, planes, points, what), counts, which == "grid_sample")
+        for which in IMPLEMENTATIONS
+    ]
 
 
-def main() -> None:
-    arguments = command_line("Benchmark of sample_triplane")
-    rows = []
-    for case in CASES:
-        rows += bench(case, arguments.device, arguments.rounds)
-    write_results("triplane", rows, arguments)
-
-
-if __name__ == "__main__":
-    main()
+def _run(which: str, planes: Tensor, points: Tensor, what: str) -> Callable[[], object]:
+    """The look-up, or its backward pass to planes or points."""
+    function = IMPLEMENTATIONS[which]
+    if what == "forward":
+        return partial(function, planes, points)
+    leaf = (planes if what == "grad planes" else points).detach().clone().requires_grad_()
+    features = function(leaf, points) if what == "grad planes" else function(planes, leaf)
+    cotangent = torch.randn_like(features)
+    return lambda: torch.autograd.grad(features, leaf, cotangent, retain_graph=True)

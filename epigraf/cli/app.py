@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 from types import FrameType
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from typer.core import TyperGroup
 from epigraf import __version__
 from epigraf.allocator import keep_freed_memory
 from epigraf.cli import (
+    bench,
     configs,
     data,
     demo,
@@ -138,6 +140,7 @@ app.command()(export.export)
 app.command()(history.history)
 app.command()(metrics.metrics)
 app.command()(demo.demo)
+app.add_typer(bench.app, name="bench")
 app.command()(info.info)
 app.command()(configs.configs)
 
@@ -149,6 +152,7 @@ def _terminated(number: int, _: FrameType | None) -> None:
 
 def main() -> None:
     """The entry point of the console script `epigraf`."""
-    keep_freed_memory()
+    if bench.DEFAULT_MALLOC not in sys.argv:
+        keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminated)
     app(prog_name="epigraf")

@@ -13,7 +13,7 @@ from epigraf.errors import EpigrafError
 if TYPE_CHECKING:
     import numpy as np
 
-    from epigraf.cli.curve import Panel
+    from epigraf.curve import Panel
 
 COLUMNS, OBJECTS, SIDE = 8, 4, 128
 
@@ -46,7 +46,7 @@ def history(
 
 def learning_curve(folder: Path) -> np.ndarray:
     """Losses, what the discriminator thinks, and metrics if there are any; uint8 [H, W, 3]."""
-    from epigraf.cli.curve import Panel, draw_curves, read_series
+    from epigraf.curve import Panel, draw_curves, read_series
 
     rows = _json_lines(folder / "stats.jsonl")
     losses = [
@@ -63,7 +63,7 @@ def learning_curve(folder: Path) -> np.ndarray:
 
 def _metric_panels(folder: Path) -> list[Panel]:
     """One panel a distance that was measured while training, at least twice."""
-    from epigraf.cli.curve import Panel, Series
+    from epigraf.curve import Panel, Series
 
     panels = []
     for path in sorted(folder.glob("metric-*d_*.jsonl")):  # fd_*, kd_*: distances

@@ -17,7 +17,18 @@ from epigraf.cli.app import describe_error
 from epigraf.errors import DataError
 
 Run = Callable[..., Result]
-COMMANDS = ("train", "sample", "video", "mesh", "data", "metrics", "demo", "info", "configs")
+COMMANDS = (
+    "bench",
+    "train",
+    "sample",
+    "video",
+    "mesh",
+    "data",
+    "metrics",
+    "demo",
+    "info",
+    "configs",
+)
 
 
 def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

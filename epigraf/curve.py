@@ -1,4 +1,4 @@
-"""Learning curves as a picture, drawn with Pillow alone. Coordinates in pixels, y down."""
+"""Curves as a picture, drawn with Pillow alone. Coordinates in pixels, y down."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Panel:
     title: str
     x_label: str
     series: Sequence[Series]
+    log: bool = False  # both axes; every value must be positive
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,18 @@ def _draw_panel(
     draw: ImageDraw.ImageDraw, panel: Panel, left: int, width: int, height: int
 ) -> None:
     s = SCALE
-    points = [_finite(series) for series in panel.series]
+    points = [_finite(series, panel.log) for series in panel.series]
     every = [p for line in points for p in line]
     draw.text((left + 16 * s, 12 * s), panel.title, fill=INK, font=_font(14))
     if not every:
         draw.text((left + 16 * s, height / 2), "no values yet", fill=MUTED, font=_font(12))
         return
-    x_range = _widened(min(0.0, *(p[0] for p in every)), max(p[0] for p in every), 0.0)
+    start = min(p[0] for p in every)
+    x_range = _widened(start if panel.log else min(0.0, start), max(p[0] for p in every), 0.0)
     y_range = _widened(min(p[1] for p in every), max(p[1] for p in every), 0.06)
     right, bottom = left + width - 20 * s, height - 46 * s
     box = _Box(left + 58 * s, 60 * s, right, bottom, x_range, y_range)
-    _draw_axes(draw, box, panel.x_label)
+    _draw_axes(draw, box, panel)
     for k, line in enumerate(points):
         color, path = COLORS[k % len(COLORS)], [box.at(*p) for p in line]
         if len(path) == 1:
@@ -112,17 +114,17 @@ def _draw_panel(
     _draw_legend(draw, panel.series, left + 16 * s, 36 * s)
 
 
-def _draw_axes(draw: ImageDraw.ImageDraw, box: _Box, x_label: str) -> None:
+def _draw_axes(draw: ImageDraw.ImageDraw, box: _Box, panel: Panel) -> None:
     font, s = _font(11), SCALE
-    for y in nice_ticks(*box.y):
+    for y, text in _ticks(box.y, panel.log):
         _, v = box.at(box.x[0], y)
         draw.line([(box.left, v), (box.right, v)], fill=RULE, width=s)
-        draw.text((box.left - 8 * s, v), f"{y:g}", fill=MUTED, font=font, anchor="rm")
-    for x in nice_ticks(*box.x):
+        draw.text((box.left - 8 * s, v), text, fill=MUTED, font=font, anchor="rm")
+    for x, text in _ticks(box.x, panel.log):
         u, _ = box.at(x, box.y[0])
-        draw.text((u, box.bottom + 8 * s), f"{x:g}", fill=MUTED, font=font, anchor="mt")
+        draw.text((u, box.bottom + 8 * s), text, fill=MUTED, font=font, anchor="mt")
     middle = (box.left + box.right) / 2
-    draw.text((middle, box.bottom + 26 * s), x_label, fill=MUTED, font=font, anchor="mt")
+    draw.text((middle, box.bottom + 26 * s), panel.x_label, fill=MUTED, font=font, anchor="mt")
 
 
 def _draw_legend(
@@ -136,9 +138,20 @@ def _draw_legend(
         left += 38 * s + draw.textlength(line.name, font=font)
 
 
-def _finite(series: Series) -> list[tuple[float, float]]:
-    pairs = zip(series.x, series.y, strict=True)
-    return [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
+def _finite(series: Series, log: bool) -> list[tuple[float, float]]:
+    """The points that can be drawn; of a log panel their decimal logarithms."""
+    pairs = [p for p in zip(series.x, series.y, strict=True) if all(map(math.isfinite, p))]
+    return [(math.log10(x), math.log10(y)) for x, y in pairs] if log else pairs
+
+
+def _ticks(ends: tuple[float, float], log: bool) -> list[tuple[float, str]]:
+    """Places and texts; on a log axis 1, 2 and 5 times powers of ten (few decades) or powers."""
+    if not log:
+        return [(t, f"{t:g}") for t in nice_ticks(*ends)]
+    low, high = ends
+    factors = (1, 2, 5) if high - low < 2.5 else (1,)
+    values = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in factors]
+    return [(math.log10(v), f"{v:g}") for v in values if low <= math.log10(v) <= high]
 
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:

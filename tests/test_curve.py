@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epigraf.cli.curve import SCALE, Panel, Series, draw_curves, nice_ticks, read_series, smooth
+from epigraf.curve import SCALE, Panel, Series, draw_curves, nice_ticks, read_series, smooth
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+Run = Callable[..., Result]
+
+
+@pytest.mark.parametrize("suite", ["ops", "render", "step", "scaling"])
+def test_quick_suites_write_every_round(epigraf: Run, tmp_path: Path, suite: str) -> None:
+    result = epigraf("bench", suite, "--quick", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    assert (content["complete"], content["suite"], content["threads"]) == (True, suite, 1)
+    assert all(len(row["seconds"]) == 3 for row in content["rows"])
+    same = epigraf("bench", "compare", path, path)
+    assert same.exit_code == 0, same.output
+    assert "nothing got slower" in same.output
+
+
+def slower_copy(path: Path, out: Path) -> Path:
+    content = json.loads(path.read_text())
+    for row in content["rows"]:
+        row["seconds"] = [9 * x for x in row["seconds"]]
+    out.write_text(json.dumps(content | {"config": {**content["config"], "quick": False}}))
+    return out
+
+
+def test_compare_fails_and_report_writes(epigraf: Run, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    assert epigraf("bench", "scaling", "--quick", "--only", "rays", "--out", out).exit_code == 0
+    (path,) = out.iterdir()
+    content = json.loads(path.read_text())
+    content["config"] |= {"quick": False, "only": ""}
+    path.write_text(json.dumps(content))
+    worse = slower_copy(path, tmp_path / "worse.json")
+    failed = epigraf("bench", "compare", path, worse)
+    assert failed.exit_code == 1
+    assert "slower" in failed.output
+    assert epigraf("bench", "compare", path, worse, "--no-fail").exit_code == 0
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nz\n")
+    done = epigraf("bench", "report", out, "--readme", readme)
+    assert done.exit_code == 0, done.output
+    assert readme.read_text().startswith("a\n<!-- bench:begin -->\n")
+    assert "old" not in readme.read_text()
+    assert readme.read_text().endswith("<!-- bench:end -->\nz\n")
+    assert "R2 =" in (out / "bench.md").read_text()
+    assert (out / "bench-scaling-1.png").stat().st_size > 1000
+
+
+def test_errors_are_one_line(epigraf: Run, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text("{")
+    assert "not JSON" in epigraf("bench", "compare", bad, bad).stderr
+    bad.write_text('{"rows": []}')
+    assert "format 1, this version reads 2" in epigraf("bench", "compare", bad, bad).stderr
+    assert "Did you mean 'render'" in epigraf("bench", "rendr").output
+    assert "no case has 'zzz'" in epigraf("bench", "ops", "--only", "zzz", "--out", tmp_path).stderr
+    assert "no complete result" in epigraf("bench", "report", tmp_path).stderr
+    assert "--device nowhere" in epigraf("bench", "ops", "--device", "nowhere").stderr
+
+
+def test_ctrl_c_leaves_what_was_measured(
+    epigraf: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from epigraf.benchmarks import bench_rays
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_rays, "_build", interrupted)
+    assert epigraf("bench", "ops", "--quick", "--out", tmp_path).exit_code == 130
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    assert not content["complete"]
+    assert {"machine", "triplane", "merge"} <= {row["op"] for row in content["rows"]}

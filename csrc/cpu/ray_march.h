@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "arena.h"
 #include "epigraf/render.h"
@@ -23,23 +22,21 @@ struct RayMarch {
 
   const RenderMarch<T>& march;
   const RenderRays<T>& rays;
-  T* lower;                           // [S]: where the strata begin, in [0, 1],
-  T* span;                            // [S]: and how long they are
-  T* raw;                             // [n], with noise and shift, then densities
-  T* decay;                           // [n]
-  T* weights;                         // [n]
-  T* cdf;                             // [S], or [n] transmittances
-  T* draws;                           // [F], ascending
-  T* random;                          // [N], numbers of a seed
-  mutable std::vector<int32_t> bins;  // [F]
+  T* lower;    // [S]: where the strata begin, in [0, 1],
+  T* span;     // [S]: and how long they are
+  T* raw;      // [n], with noise and shift, then densities
+  T* decay;    // [n]
+  T* weights;  // [n]
+  T* cdf;      // [S], or [n] transmittances
+  T* draws;    // [F], ascending
+  T* random;   // [N], numbers of a seed
 
   static int64_t row_memory(const RenderRays<T>& r) {
     return Arena<T>::round(r.coarse + r.fine + 2 * kLanes);
   }
   static int64_t memory(const RenderRays<T>& r) { return kRows * row_memory(r); }
 
-  RayMarch(const RenderMarch<T>& m, const RenderRays<T>& r, Arena<T>& arena)
-      : march(m), rays(r), bins(r.fine) {
+  RayMarch(const RenderMarch<T>& m, const RenderRays<T>& r, Arena<T>& arena) : march(m), rays(r) {
     for (T** row : {&lower, &span, &raw, &decay, &weights, &cdf, &draws, &random}) {
       *row = arena.take(row_memory(r));
     }
@@ -147,7 +144,7 @@ struct RayMarch {
     for (int64_t k = 0; k < n; ++k) weights[k] = composite_step_decay(decay[k], transmittance);
     importance_cdf(weights, n, cdf);
     sort_draws(uniforms(rays.u, rays.u_stride, rays.seeds.u, kImportanceStream, ray, fresh), fresh);
-    importance_depths(t, cdf, n, draws, fresh, bins.data(), t_fine);
+    importance_depths(t, cdf, n, draws, fresh, t_fine);
   }
 
   // u, ascending, into draws. Spread evenly as they are, one pass into buckets nearly sorts them.

@@ -28,8 +28,10 @@ void for_widths(Body body) {
 // A field, its rays and all results, in memory.
 template <typename T>
 struct Scene {
-  static constexpr int64_t kBatch = 2, kChannels = 5, kHeight = 6, kWidth = 4, kHidden = 7;
+  static constexpr int64_t kBatch = 2, kChannels = 5, kHeight = 6, kWidth = 4, kHidden = 37;
   int64_t rays, coarse, fine;
+  bool project = false;
+  int64_t row_length = 0;
   std::vector<T> planes, weight0, bias0, weight1, bias1, origins, directions, near, far, last, even,
       jitter, u, noise;
 
@@ -75,23 +77,36 @@ struct Scene {
     f.cube_scale = T(1.1);
     f.prior_strength = T(0.4);
     f.prior_slope = T(0.8);
+    f.project = project;
+    f.channel_stride = 1;
     return f;
   }
   epigraf::RenderMarch<T> march() const { return {T(0.1), T(1.5), T(0.3), false, false, true}; }
   epigraf::RenderRays<T> marched() const {
     return {rays,         coarse,      fine,        origins.data(), directions.data(), near.data(),
             far.data(),   last.data(), even.data(), jitter.data(),  nullptr,           u.data(),
-            noise.data(), fine};
+            noise.data(), fine,        {},          row_length};
   }
 
   // features, depth, opacity, transmittance and what is saved, one after another.
   template <int kBytes>
   std::vector<std::vector<T>> forward(int threads) const {
+    return forward_of<kBytes>(marched(), threads);
+  }
+  template <int kBytes>
+  std::vector<std::vector<T>> forward_seeded(const epigraf::RenderSeeds& seeds) const {
+    auto r = marched();
+    r.jitter = r.u = r.final_noise = nullptr;
+    r.seeds = seeds;
+    return forward_of<kBytes>(r, 2);
+  }
+  template <int kBytes>
+  std::vector<std::vector<T>> forward_of(const epigraf::RenderRays<T>& r, int threads) const {
     const int64_t all = kBatch * rays, n = coarse + fine;
     std::vector<std::vector<T>> out = {std::vector<T>(all * 3), std::vector<T>(all),
                                        std::vector<T>(all), std::vector<T>(all),
                                        std::vector<T>(all * epigraf::kSaved * n)};
-    epigraf::forward_all<T, kBytes>({field(), march(), marched(), out[0].data(), out[1].data(),
+    epigraf::forward_all<T, kBytes>({field(), march(), r, out[0].data(), out[1].data(),
                                      out[2].data(), out[3].data(), out[4].data()},
                                     threads);
     return out;
@@ -221,6 +236,63 @@ TEST(all_widths_agree) {
       CHECK_NEAR((single.forward<kBytes>(1)[0][0]), out[0][0], 1e-4);
     });
   }
+}
+
+TEST(projected_planes_give_the_same) {
+  for (int64_t fine : {0, 5}) {
+    Scene<double> scene(37, 6, fine);
+    const auto out = scene.forward<16>(1);
+    scene.project = true;
+    for_widths([&](auto bytes) {
+      constexpr int kBytes = decltype(bytes)::value;
+      check_near(scene.forward<kBytes>(1), out, 1e-12);
+      check_near(scene.forward<kBytes>(3), scene.forward<kBytes>(1), 0);
+    });
+  }
+}
+
+TEST(blocks_of_a_picture_give_the_same) {
+  Scene<double> scene(36, 6, 5);  // 3 rows of 12
+  const auto out = scene.forward<16>(1);
+  const auto grads = scene.backward<16>(1);
+  scene.row_length = 12;
+  check_near(scene.forward<16>(2), out, 0);
+  check_near(scene.backward<16>(1), grads, 1e-12);
+}
+
+// Every ray is in one bundle.
+TEST(bundles_cover_all_rays) {
+  epigraf::RenderRays<float> r{};
+  for (int64_t length : {0, 1, 5, 10, 40, 7}) {  // 7 does not divide 40: as 0
+    for (int64_t most : {1, 3, 8, 64}) {
+      r.rays = 40;
+      r.row_length = length;
+      std::vector<int> seen(3 * 40);
+      for (const auto& bundle : epigraf::bundles_of(1, 2, r, most)) {
+        CHECK(bundle.count() >= 1 && bundle.count() <= most);
+        for (int64_t i = 0; i < bundle.count(); ++i) ++seen[bundle.ray(i)];
+      }
+      for (int64_t ray = 0; ray < 3 * 40; ++ray) CHECK_EQUAL(seen[ray], ray >= 40 ? 1 : 0);
+    }
+  }
+}
+
+// The random numbers of a seed against the same numbers given, ray by ray and in two calls.
+TEST(seeds_are_the_numbers_of_their_streams) {
+  Scene<double> scene(10, 6, 5);
+  const int64_t all = Scene<double>::kBatch * scene.rays;
+  for (int64_t i = 0; i < all * 6; ++i) {
+    scene.jitter[i] = epigraf::philox_uniform<double>(5, epigraf::kJitterStream, i);
+  }
+  for (int64_t i = 0; i < all * 5; ++i) {
+    scene.u[i] = epigraf::philox_uniform<double>(5, epigraf::kImportanceStream, i);
+  }
+  for (int64_t i = 0; i < all * 11; ++i) {
+    scene.noise[i] = epigraf::philox_normal<double>(5, epigraf::kFinalNoiseStream, i);
+  }
+  const auto out = scene.forward<16>(1);
+  const auto seeded = scene.forward_seeded<16>({5, 0, scene.rays, true, true, false, true});
+  check_near(seeded, out, 0);
 }
 
 TEST(gradients_by_finite_differences) {

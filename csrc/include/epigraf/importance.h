@@ -38,22 +38,16 @@ EPIGRAF_HD T importance_depth(const T* t, const T* cdf, int64_t samples, int64_t
   return bin_below + (u - cdf[below]) / width * (bin_above - bin_below);
 }
 
-// Depths [F], ascending, of ascending draws u [F]; cdf as `importance_cdf` leaves it; bins [F] is
-// room to work in.
+// Depths [F], ascending, of ascending draws u [F]; cdf as `importance_cdf` leaves it.
 template <typename T>
 EPIGRAF_HD void importance_depths(const T* t, const T* cdf, int64_t samples, const T* u,
-                                  int64_t draws, int32_t* bins, T* depths) {
-  int32_t above = 0;
+                                  int64_t draws, T* depths) {
+  int64_t above = 0;
   for (int64_t i = 0; i < draws; ++i) {
     while (above < samples - 1 && cdf[above] < u[i]) ++above;
-    bins[i] = above;
-  }
-  EPIGRAF_SIMD
-  for (int64_t i = 0; i < draws; ++i) {
-    depths[i] = importance_depth(t, cdf, samples, static_cast<int64_t>(bins[i]), u[i]);
-  }
-  for (int64_t i = 1; i < draws; ++i) {  // rounding at a bin's end
-    if (depths[i] < depths[i - 1]) depths[i] = depths[i - 1];
+    T depth = importance_depth(t, cdf, samples, above, u[i]);
+    if (i > 0 && depth < depths[i - 1]) depth = depths[i - 1];  // rounding at a bin's end
+    depths[i] = depth;
   }
 }
 

@@ -218,6 +218,14 @@ void render_backward(const Launch& launch, const RenderShape& shape, uintptr_t p
   epigraf::render_backward_cpu<T>(p, launch.threads);
 }
 
+template <typename T>
+void philox_fill(const Launch& launch, const std::array<uint64_t, 3>& place, int64_t count,
+                 bool normal, uintptr_t numbers) {
+  const epigraf::PhiloxFill<T> params{
+      place[0], static_cast<uint32_t>(place[1]), place[2], count, normal, pointer<T>(numbers)};
+  dispatch(launch, params, epigraf::philox_fill_cpu<T>, EPIGRAF_CUDA_LAUNCHER(philox_fill_cuda<T>));
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -293,5 +301,11 @@ PYBIND11_MODULE(_C, m) {
                               const std::vector<uintptr_t>& grad_params) {
     EPIGRAF_BY_TYPE(render_backward, launch, shape, planes, params, rays, grads, grad_planes,
                     grad_params);
+  });
+
+  // place: seed, stream, offset.
+  m.def("philox_fill", [](const Launch& launch, const std::array<uint64_t, 3>& place, int64_t count,
+                          bool normal, uintptr_t numbers) {
+    EPIGRAF_BY_TYPE(philox_fill, launch, place, count, normal, numbers);
   });
 }

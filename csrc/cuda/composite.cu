@@ -8,17 +8,8 @@
 namespace epigraf {
 namespace {
 
-__device__ int lane_index() {
-  return int(threadIdx.x) % kWarp;
-}
-
 __device__ int64_t ray_index() {
   return (int64_t(blockIdx.x) * kBlockThreads + threadIdx.x) / kWarp;
-}
-
-template <typename T>
-__device__ T sum_over_warp(T value) {
-  return sum_over_lanes(value, kWarp);
 }
 
 // The sample of one lane: its own interval, and what reaches it.

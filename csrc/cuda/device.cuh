@@ -6,11 +6,17 @@
 
 #if defined(EPIGRAF_EMULATE_CUDA)
 #include "../tests/cuda_emulation.h"
+#define EPIGRAF_CUDA_UNROLL
 #else
 #include <cuda_runtime.h>
 
+#define EPIGRAF_CUDA_UNROLL _Pragma("unroll")
+
 #define EPIGRAF_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   (kernel)<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+#define EPIGRAF_DYNAMIC_SHARED(type, name)                      \
+  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+  type* const name = reinterpret_cast<type*>(name##_bytes)
 #endif
 
 #if defined(EPIGRAF_EMULATE_CUDA) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
@@ -60,12 +66,21 @@ inline unsigned blocks_for(int64_t threads, const char* op) {
   return static_cast<unsigned>(blocks);
 }
 
+__device__ inline int lane_index() {
+  return int(threadIdx.x) % kWarp;
+}
+
 // The sum over each group of `lanes` lanes (a power of two), in every lane of the group.
 template <typename T>
 __device__ T sum_over_lanes(T value, int lanes) {
   for (int offset = lanes / 2; offset > 0; offset /= 2)
     value += __shfl_xor_sync(kAllLanes, value, offset);
   return value;
+}
+
+template <typename T>
+__device__ T sum_over_warp(T value) {
+  return sum_over_lanes(value, kWarp);
 }
 
 }  // namespace epigraf

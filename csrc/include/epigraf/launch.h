@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "epigraf/composite.h"
+#include "epigraf/philox.h"
 #include "epigraf/render.h"
 #include "epigraf/triplane.h"
 
@@ -36,6 +37,17 @@ struct TriplaneBackward {
   const T* grad_features;  // [B, P, F] contiguous
   T* grad_planes;
   T* grad_points;  // [B, P, 3] contiguous
+};
+
+// The numbers offset ... offset + count - 1 of a stream of a seed (philox 2-4).
+template <typename T>
+struct PhiloxFill {
+  uint64_t seed;
+  uint32_t stream;
+  uint64_t offset;
+  int64_t count;
+  bool normal;  // instead of uniform
+  T* numbers;   // [count], overwritten
 };
 
 // The pointers of all rays: row r of an array starts r times its row length further.
@@ -103,6 +115,8 @@ template <typename T>
 void composite_forward_cpu(const CompositeForward<T>& params, int threads);
 template <typename T>
 void composite_backward_cpu(const CompositeBackward<T>& params, int threads);
+template <typename T>
+void philox_fill_cpu(const PhiloxFill<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
 // on the number of threads by rounding.
@@ -126,6 +140,8 @@ template <typename T>
 void composite_forward_cuda(const CompositeForward<T>& params, Stream stream);
 template <typename T>
 void composite_backward_cuda(const CompositeBackward<T>& params, Stream stream);
+template <typename T>
+void philox_fill_cuda(const PhiloxFill<T>& params, Stream stream);
 
 // Number of devices that CUDA sees (0 without a driver); csrc/cuda/device.cu.
 int cuda_device_count();

@@ -226,6 +226,48 @@ void philox_fill(const Launch& launch, const std::array<uint64_t, 3>& place, int
   dispatch(launch, params, epigraf::philox_fill_cpu<T>, EPIGRAF_CUDA_LAUNCHER(philox_fill_cuda<T>));
 }
 
+// sizes: rays, S, F and the stride of u.
+template <typename T>
+void importance_forward(const Launch& launch, const std::array<int64_t, 4>& sizes,
+                        const std::array<uintptr_t, 3>& inputs, uintptr_t depths) {
+  const auto in = [&](int i) { return pointer<const T>(inputs[i]); };
+  const epigraf::ImportanceForward<T> params{sizes[0], sizes[1], sizes[2], in(0),
+                                             in(1),    in(2),    sizes[3], pointer<T>(depths)};
+  dispatch(launch, params, epigraf::importance_forward_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(importance_forward_cuda<T>));
+}
+
+template <typename T>
+epigraf::MergeSamples<T*> merge_samples(const std::array<uintptr_t, 3>& addresses) {
+  return {pointer<T>(addresses[0]), pointer<T>(addresses[1]), pointer<T>(addresses[2])};
+}
+
+using SampleAddresses = std::array<std::array<uintptr_t, 3>, 3>;  // fine, coarse, merged
+
+template <typename T>
+void merge_forward(const Launch& launch, const std::array<int64_t, 4>& sizes,
+                   const SampleAddresses& samples, uintptr_t order) {
+  const epigraf::MergeForward<T> params{{sizes[0], sizes[1], sizes[2], sizes[3]},
+                                        merge_samples<const T>(samples[0]),
+                                        merge_samples<const T>(samples[1]),
+                                        merge_samples<T>(samples[2]),
+                                        pointer<int32_t>(order)};
+  dispatch(launch, params, epigraf::merge_forward_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(merge_forward_cuda<T>));
+}
+
+template <typename T>
+void merge_backward(const Launch& launch, const std::array<int64_t, 4>& sizes, uintptr_t order,
+                    const SampleAddresses& grads) {
+  const epigraf::MergeBackward<T> params{{sizes[0], sizes[1], sizes[2], sizes[3]},
+                                         pointer<const int32_t>(order),
+                                         merge_samples<const T>(grads[2]),
+                                         merge_samples<T>(grads[0]),
+                                         merge_samples<T>(grads[1])};
+  dispatch(launch, params, epigraf::merge_backward_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(merge_backward_cuda<T>));
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -307,5 +349,20 @@ PYBIND11_MODULE(_C, m) {
   m.def("philox_fill", [](const Launch& launch, const std::array<uint64_t, 3>& place, int64_t count,
                           bool normal, uintptr_t numbers) {
     EPIGRAF_BY_TYPE(philox_fill, launch, place, count, normal, numbers);
+  });
+  // inputs: t, weights, u.
+  m.def("importance_forward", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                                 const std::array<uintptr_t, 3>& inputs, uintptr_t depths) {
+    EPIGRAF_BY_TYPE(importance_forward, launch, sizes, inputs, depths);
+  });
+  // sizes: rays, F, S, C; samples: colors, densities, t of the fine, coarse and merged ones.
+  m.def("merge_forward", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                            const SampleAddresses& samples, uintptr_t order) {
+    EPIGRAF_BY_TYPE(merge_forward, launch, sizes, samples, order);
+  });
+  // grads: as samples; those of the merged ones are read.
+  m.def("merge_backward", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                             uintptr_t order, const SampleAddresses& grads) {
+    EPIGRAF_BY_TYPE(merge_backward, launch, sizes, order, grads);
   });
 }

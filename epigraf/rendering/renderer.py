@@ -23,7 +23,7 @@ from epigraf.ops.composite import Composite, composite
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
-from epigraf.rendering.importance import importance_t, merge_samples
+from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "epigraf/composite.h"
+#include "epigraf/importance.h"
 #include "epigraf/philox.h"
 #include "epigraf/render.h"
 #include "epigraf/triplane.h"
@@ -50,6 +51,48 @@ struct PhiloxFill {
   T* numbers;   // [count], overwritten
 };
 
+// Depths of F draws a ray, in their order; S >= 3.
+template <typename T>
+struct ImportanceForward {
+  int64_t rays, samples, draws;
+  const T* t;        // [rays, S]
+  const T* weights;  // [rays, S]
+  const T* u;        // [rays, F]; rows u_stride apart
+  int64_t u_stride;
+  T* depths;  // [rays, F], overwritten
+};
+
+struct MergeShape {
+  int64_t rays, fine, coarse, channels;  // F, S, C
+};
+
+// One set of samples, or its gradient.
+template <typename P>
+struct MergeSamples {
+  P colors;     // [rays, samples, C]
+  P densities;  // [rays, samples]
+  P t;          // [rays, samples]
+};
+
+// `order` [rays, F + S] receives the number of the sample at each place: fine ones from 0, coarse
+// ones from F.
+template <typename T>
+struct MergeForward {
+  MergeShape shape;
+  MergeSamples<const T*> fine, coarse;
+  MergeSamples<T*> merged;  // of F + S samples, overwritten
+  int32_t* order;
+};
+
+// Gradients of `merged` (null: zero) and of the inputs (null: not wanted; else overwritten).
+template <typename T>
+struct MergeBackward {
+  MergeShape shape;
+  const int32_t* order;
+  MergeSamples<const T*> grad;
+  MergeSamples<T*> grad_fine, grad_coarse;
+};
+
 // The pointers of all rays: row r of an array starts r times its row length further.
 template <typename T>
 struct CompositeForward {
@@ -71,6 +114,43 @@ struct CompositeBackward {
   CompositeGradOut<T> grad;    // as CompositeForward::out; null means zero
   CompositeGradIn<T> grad_in;  // as the inputs; overwritten; only densities must not be null
 };
+
+// One row of samples moved: place `to` receives what was (or what belongs to) place `from`.
+template <typename T>
+EPIGRAF_HD void move_sample(const MergeSamples<const T*>& source, int64_t from,
+                            const MergeSamples<T*>& target, int64_t to, int64_t channels) {
+  if (target.colors) {
+    for (int64_t c = 0; c < channels; ++c) {
+      target.colors[to * channels + c] = source.colors ? source.colors[from * channels + c] : T(0);
+    }
+  }
+  if (target.densities) target.densities[to] = source.densities ? source.densities[from] : T(0);
+  if (target.t) target.t[to] = source.t ? source.t[from] : T(0);
+}
+
+// Sample `number` of ray `ray` to place `place` of the merged ray.
+template <typename T>
+EPIGRAF_HD void merge_sample(const MergeForward<T>& p, int64_t ray, int64_t number, int64_t place) {
+  const MergeShape& s = p.shape;
+  const int64_t to = ray * (s.fine + s.coarse) + place;
+  if (number < s.fine) {
+    move_sample(p.fine, ray * s.fine + number, p.merged, to, s.channels);
+  } else {
+    move_sample(p.coarse, ray * s.coarse + number - s.fine, p.merged, to, s.channels);
+  }
+}
+
+// The gradient of a permutation: back from `place` to the sample that came there.
+template <typename T>
+EPIGRAF_HD void merge_sample_vjp(const MergeBackward<T>& p, int64_t ray, int64_t place) {
+  const MergeShape& s = p.shape;
+  const int64_t from = ray * (s.fine + s.coarse) + place, number = p.order[from];
+  if (number < s.fine) {
+    move_sample(p.grad, from, p.grad_fine, ray * s.fine + number, s.channels);
+  } else {
+    move_sample(p.grad, from, p.grad_coarse, ray * s.coarse + number - s.fine, s.channels);
+  }
+}
 
 // Moves the pointers of ray 0 to those of `ray`; null stays null.
 template <typename P>
@@ -116,6 +196,12 @@ void composite_forward_cpu(const CompositeForward<T>& params, int threads);
 template <typename T>
 void composite_backward_cpu(const CompositeBackward<T>& params, int threads);
 template <typename T>
+void importance_forward_cpu(const ImportanceForward<T>& params, int threads);
+template <typename T>
+void merge_forward_cpu(const MergeForward<T>& params, int threads);
+template <typename T>
+void merge_backward_cpu(const MergeBackward<T>& params, int threads);
+template <typename T>
 void philox_fill_cpu(const PhiloxFill<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
@@ -140,6 +226,12 @@ template <typename T>
 void composite_forward_cuda(const CompositeForward<T>& params, Stream stream);
 template <typename T>
 void composite_backward_cuda(const CompositeBackward<T>& params, Stream stream);
+template <typename T>
+void importance_forward_cuda(const ImportanceForward<T>& params, Stream stream);
+template <typename T>
+void merge_forward_cuda(const MergeForward<T>& params, Stream stream);
+template <typename T>
+void merge_backward_cuda(const MergeBackward<T>& params, Stream stream);
 template <typename T>
 void philox_fill_cuda(const PhiloxFill<T>& params, Stream stream);
 

@@ -268,6 +268,25 @@ void merge_backward(const Launch& launch, const std::array<int64_t, 4>& sizes, u
            EPIGRAF_CUDA_LAUNCHER(merge_backward_cuda<T>));
 }
 
+// sizes: B, height, width, stride of fov; inputs: cam2world, fov, scales, offsets; outputs:
+// origins, directions.
+template <typename T>
+void patch_rays(const Launch& launch, const std::array<int64_t, 4>& sizes,
+                const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
+  const auto in = [&](int i) { return pointer<const T>(inputs[i]); };
+  const epigraf::PatchRays<T> params{sizes[0],
+                                     sizes[1],
+                                     sizes[2],
+                                     in(0),
+                                     in(1),
+                                     sizes[3],
+                                     in(2),
+                                     in(3),
+                                     pointer<T>(outputs[0]),
+                                     pointer<T>(outputs[1])};
+  dispatch(launch, params, epigraf::patch_rays_cpu<T>, EPIGRAF_CUDA_LAUNCHER(patch_rays_cuda<T>));
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -365,4 +384,9 @@ PYBIND11_MODULE(_C, m) {
                              uintptr_t order, const SampleAddresses& grads) {
     EPIGRAF_BY_TYPE(merge_backward, launch, sizes, order, grads);
   });
+  m.def("patch_rays",
+        [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+           const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
+          EPIGRAF_BY_TYPE(patch_rays, launch, sizes, inputs, outputs);
+        });
 }

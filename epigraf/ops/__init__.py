@@ -7,6 +7,7 @@ from epigraf.ops.composite import Composite, composite
 from epigraf.ops.decoder import decode
 from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.ops.random import philox_normal, philox_uniform
+from epigraf.ops.rays import patch_rays
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, render
 from epigraf.ops.triplane import sample_triplane
 
@@ -22,6 +23,7 @@ __all__ = [
     "decode",
     "importance_t",
     "merge_samples",
+    "patch_rays",
     "philox_normal",
     "philox_uniform",
     "reason",

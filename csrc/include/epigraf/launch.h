@@ -9,6 +9,7 @@
 #include "epigraf/composite.h"
 #include "epigraf/importance.h"
 #include "epigraf/philox.h"
+#include "epigraf/rays.h"
 #include "epigraf/render.h"
 #include "epigraf/triplane.h"
 
@@ -115,6 +116,31 @@ struct CompositeBackward {
   CompositeGradIn<T> grad_in;  // as the inputs; overwritten; only densities must not be null
 };
 
+// The rays of a patch, row by row from the top.
+template <typename T>
+struct PatchRays {
+  int64_t batch, height, width;
+  const T* cam2world;  // [B, 4, 4]
+  const T* fov;        // degrees; the next one fov_stride further (0: one for all)
+  int64_t fov_stride;
+  const T* scales;   // [B, 2], or null: the whole image
+  const T* offsets;  // [B, 2], or null with scales
+  T* origins;        // [B, R, 3], overwritten
+  T* directions;     // [B, R, 3], overwritten
+};
+
+template <typename T>
+EPIGRAF_HD PatchCamera<T> patch_camera(const PatchRays<T>& p, int64_t b) {
+  PatchCamera<T> camera = {};
+  for (int i = 0; i < 12; ++i) camera.cam2world[i] = p.cam2world[16 * b + i];
+  camera.focal = focal_of_fov(p.fov[b * p.fov_stride]);
+  camera.scale_x = p.scales ? p.scales[2 * b] : T(1);
+  camera.scale_y = p.scales ? p.scales[2 * b + 1] : T(1);
+  camera.offset_x = p.scales ? p.offsets[2 * b] : T(0);
+  camera.offset_y = p.scales ? p.offsets[2 * b + 1] : T(0);
+  return camera;
+}
+
 // One row of samples moved: place `to` receives what was (or what belongs to) place `from`.
 template <typename T>
 EPIGRAF_HD void move_sample(const MergeSamples<const T*>& source, int64_t from,
@@ -202,6 +228,8 @@ void merge_forward_cpu(const MergeForward<T>& params, int threads);
 template <typename T>
 void merge_backward_cpu(const MergeBackward<T>& params, int threads);
 template <typename T>
+void patch_rays_cpu(const PatchRays<T>& params, int threads);
+template <typename T>
 void philox_fill_cpu(const PhiloxFill<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
@@ -232,6 +260,8 @@ template <typename T>
 void merge_forward_cuda(const MergeForward<T>& params, Stream stream);
 template <typename T>
 void merge_backward_cuda(const MergeBackward<T>& params, Stream stream);
+template <typename T>
+void patch_rays_cuda(const PatchRays<T>& params, Stream stream);
 template <typename T>
 void philox_fill_cuda(const PhiloxFill<T>& params, Stream stream);
 

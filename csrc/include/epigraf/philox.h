@@ -26,10 +26,9 @@ EPIGRAF_HD PhiloxBlock philox_rounds(PhiloxBlock counter, uint64_t key) {
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const uint64_t first = static_cast<uint64_t>(kPhiloxMultiplierA) * counter.words[0];
     const uint64_t second = static_cast<uint64_t>(kPhiloxMultiplierB) * counter.words[2];
-    counter = {{static_cast<uint32_t>(second >> 32) ^ counter.words[1] ^ a,
-                static_cast<uint32_t>(second),
-                static_cast<uint32_t>(first >> 32) ^ counter.words[3] ^ b,
-                static_cast<uint32_t>(first)}};
+    counter = {
+        {static_cast<uint32_t>(second >> 32) ^ counter.words[1] ^ a, static_cast<uint32_t>(second),
+         static_cast<uint32_t>(first >> 32) ^ counter.words[3] ^ b, static_cast<uint32_t>(first)}};
     a += kPhiloxWeylA;
     b += kPhiloxWeylB;
   }

@@ -311,8 +311,12 @@ PYBIND11_MODULE(_C, m) {
   py::class_<TriplaneShape>(m, "TriplaneShape")
       .def(py::init(&triplane_shape), py::arg("sizes"), py::arg("strides"));
   py::class_<CompositeShape>(m, "CompositeShape")
-      .def(py::init<int64_t, int64_t, int64_t, bool>(), py::arg("rays"), py::arg("samples"),
-           py::arg("channels"), py::arg("last_back"));
+      .def(py::init([](int64_t rays, int64_t samples, int64_t channels, bool last_back,
+                       double early_stop_eps) {
+             return CompositeShape{rays, samples, channels, last_back, early_stop_eps};
+           }),
+           py::arg("rays"), py::arg("samples"), py::arg("channels"), py::arg("last_back"),
+           py::arg("early_stop_eps"));
 
   // inputs: planes, points.
   m.def("triplane_forward", [](const Launch& launch, const TriplaneShape& shape,

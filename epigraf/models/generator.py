@@ -208,6 +208,7 @@ class Generator(nn.Module):
             deterministic=view.deterministic,
             max_rays=self._max_rays(view, batch),
             backend=self._backend(view),
+            early_stop_eps=self.cfg.render.early_stop_eps,
         )
 
     def renderer(self, device: torch.device | str = "cpu") -> str:

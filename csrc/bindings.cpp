@@ -287,6 +287,64 @@ void patch_rays(const Launch& launch, const std::array<int64_t, 4>& sizes,
   dispatch(launch, params, epigraf::patch_rays_cpu<T>, EPIGRAF_CUDA_LAUNCHER(patch_rays_cuda<T>));
 }
 
+// widths: of the decoder: input, hidden ..., outputs; params: weights, then biases.
+template <typename T>
+epigraf::DecoderLayers<T> decoder_layers(const std::vector<int64_t>& widths,
+                                         const std::vector<uintptr_t>& params, double slope) {
+  epigraf::DecoderLayers<T> net{};
+  net.layers = static_cast<int>(widths.size()) - 1;
+  if (net.layers < 1 || net.layers > epigraf::kMaxLayers ||
+      params.size() != 2 * static_cast<size_t>(net.layers)) {
+    throw std::invalid_argument("decode: between 1 and 8 layers");
+  }
+  std::copy(widths.begin(), widths.end(), net.widths);
+  for (int i = 0; i < net.layers; ++i) {
+    net.weights[i] = pointer<const T>(params[i]);
+    net.biases[i] = pointer<const T>(params[net.layers + i]);
+  }
+  net.slope = static_cast<T>(slope);
+  return net;
+}
+
+// On a CPU the decoder is torch's matrix product (epigraf/ops/decoder.py).
+template <typename Params>
+void no_decoder_cpu(const Params&, int) {
+  throw std::invalid_argument("decode: the core has no code for the CPU");
+}
+
+template <typename T>
+void decoder_forward(const Launch& launch, const std::vector<int64_t>& widths, double slope,
+                     int64_t points, const std::vector<uintptr_t>& params,
+                     const std::array<uintptr_t, 3>& tensors) {
+  const epigraf::DecoderForward<T> p{points, decoder_layers<T>(widths, params, slope),
+                                     pointer<const T>(tensors[0]), pointer<T>(tensors[1]),
+                                     pointer<T>(tensors[2])};
+  dispatch(launch, p, no_decoder_cpu<epigraf::DecoderForward<T>>,
+           EPIGRAF_CUDA_LAUNCHER(decoder_forward_cuda<T>));
+}
+
+template <typename T>
+void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, double slope,
+                      int64_t points, const std::vector<uintptr_t>& params,
+                      const std::array<uintptr_t, 4>& tensors,
+                      const std::vector<uintptr_t>& grad_params) {
+  epigraf::DecoderBackward<T> p{points,
+                                decoder_layers<T>(widths, params, slope),
+                                pointer<const T>(tensors[0]),
+                                pointer<const T>(tensors[1]),
+                                pointer<const T>(tensors[2]),
+                                pointer<T>(tensors[3]),
+                                {},
+                                {}};
+  if (grad_params.size() != params.size()) throw std::invalid_argument("decode: grad_params");
+  for (int i = 0; i < p.net.layers; ++i) {
+    p.grad_weights[i] = pointer<T>(grad_params[i]);
+    p.grad_biases[i] = pointer<T>(grad_params[p.net.layers + i]);
+  }
+  dispatch(launch, p, no_decoder_cpu<epigraf::DecoderBackward<T>>,
+           EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -393,4 +451,18 @@ PYBIND11_MODULE(_C, m) {
            const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
           EPIGRAF_BY_TYPE(patch_rays, launch, sizes, inputs, outputs);
         });
+  // params: weights, then biases; tensors: features, rest, last.
+  m.def("decoder_forward",
+        [](const Launch& launch, const std::vector<int64_t>& widths, double slope, int64_t points,
+           const std::vector<uintptr_t>& params, const std::array<uintptr_t, 3>& tensors) {
+          EPIGRAF_BY_TYPE(decoder_forward, launch, widths, slope, points, params, tensors);
+        });
+  // tensors: features, grad_rest, grad_last, grad_features; grad_params (0: not wanted) are added
+  // to.
+  m.def("decoder_backward", [](const Launch& launch, const std::vector<int64_t>& widths,
+                               double slope, int64_t points, const std::vector<uintptr_t>& params,
+                               const std::array<uintptr_t, 4>& tensors,
+                               const std::vector<uintptr_t>& grad_params) {
+    EPIGRAF_BY_TYPE(decoder_backward, launch, widths, slope, points, params, tensors, grad_params);
+  });
 }

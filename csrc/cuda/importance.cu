@@ -8,6 +8,7 @@
 namespace epigraf {
 namespace {
 
+constexpr int kResident = 2;  // blocks on a multiprocessor: room for 128 registers, so none spills
 constexpr int64_t kSharedBytes = 48 * 1024;  // what every device gives a block without asking
 
 // In each lane, the sum of the values of this lane and all below it.
@@ -68,7 +69,8 @@ __global__ void __launch_bounds__(kBlockThreads) merge_forward_kernel(MergeForwa
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads) merge_backward_kernel(MergeBackward<T> p) {
+__global__ void __launch_bounds__(kBlockThreads, kResident)
+    merge_backward_kernel(MergeBackward<T> p) {
   const int64_t ray = ray_of_warp(), all = p.shape.fine + p.shape.coarse;
   if (ray >= p.shape.rays) return;
   for (int64_t place = lane_index(); place < all; place += kWarp) merge_sample_vjp(p, ray, place);

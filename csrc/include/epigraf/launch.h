@@ -116,6 +116,30 @@ struct CompositeBackward {
   CompositeGradIn<T> grad_in;  // as the inputs; overwritten; only densities must not be null
 };
 
+// The decoder at points [0, points); net.widths[layers] = O may be any number >= 2.
+template <typename T>
+struct DecoderForward {
+  int64_t points;
+  DecoderLayers<T> net;
+  const T* features;  // [P, F]
+  T* rest;            // [P, O - 1], overwritten
+  T* last;            // [P], overwritten
+};
+
+// Gradients of the outputs (null: zero), of the features (overwritten) and of the parameters (added
+// to: the caller zeroes them); null: not wanted.
+template <typename T>
+struct DecoderBackward {
+  int64_t points;
+  DecoderLayers<T> net;
+  const T* features;
+  const T* grad_rest;
+  const T* grad_last;
+  T* grad_features;
+  T* grad_weights[kMaxLayers];
+  T* grad_biases[kMaxLayers];
+};
+
 // The rays of a patch, row by row from the top.
 template <typename T>
 struct PatchRays {
@@ -260,6 +284,10 @@ template <typename T>
 void merge_forward_cuda(const MergeForward<T>& params, Stream stream);
 template <typename T>
 void merge_backward_cuda(const MergeBackward<T>& params, Stream stream);
+template <typename T>
+void decoder_forward_cuda(const DecoderForward<T>& params, Stream stream);
+template <typename T>
+void decoder_backward_cuda(const DecoderBackward<T>& params, Stream stream);
 template <typename T>
 void patch_rays_cuda(const PatchRays<T>& params, Stream stream);
 template <typename T>

@@ -39,9 +39,10 @@ T* pointer(uintptr_t address) {
 }
 
 TriplaneShape triplane_shape(const std::array<int64_t, 5>& sizes,
-                             const std::array<int64_t, 4>& strides) {
+                             const std::array<int64_t, 4>& strides, int64_t channel_stride = 1) {
   const auto& [batch, points, channels, height, width] = sizes;
-  return {batch, points, channels, height, width, strides[0], strides[1], strides[2], strides[3]};
+  return {batch,      points,     channels,   height,     width,
+          strides[0], strides[1], strides[2], strides[3], channel_stride};
 }
 
 // Calls `cpu(params, threads)` or `cuda(params, stream)` without the GIL.
@@ -62,32 +63,35 @@ void dispatch(const Launch& launch, const Params& params, Cpu cpu, Cuda cuda) {
 
 // The CUDA launcher of an op, or nothing where there is none to link to.
 #if defined(EPIGRAF_WITH_CUDA)
-#define EPIGRAF_CUDA_LAUNCHER(name) epigraf::name
+#define EPIGRAF_CUDA_LAUNCHER(...) epigraf::__VA_ARGS__
 #else
-#define EPIGRAF_CUDA_LAUNCHER(name) nullptr
+#define EPIGRAF_CUDA_LAUNCHER(...) nullptr
 #endif
 
-template <typename T>
-void triplane_forward(const Launch& launch, const TriplaneShape& shape,
-                      const std::array<uintptr_t, 2>& inputs, uintptr_t features) {
-  const epigraf::TriplaneForward<T> params{shape, pointer<const T>(inputs[0]),
-                                           pointer<const T>(inputs[1]), pointer<T>(features)};
-  dispatch(launch, params, epigraf::triplane_forward_cpu<T>,
-           EPIGRAF_CUDA_LAUNCHER(triplane_forward_cuda<T>));
+// The type of planes and features: the launch's own, or 16 bits.
+enum class Storage { same, half, bfloat16 };
+
+template <typename T, typename P>
+void triplane_forward_as(const Launch& launch, const TriplaneShape& shape,
+                         const std::array<uintptr_t, 2>& inputs, uintptr_t features) {
+  const epigraf::TriplaneForward<T, P> params{shape, pointer<const P>(inputs[0]),
+                                              pointer<const T>(inputs[1]), pointer<P>(features)};
+  dispatch(launch, params, epigraf::triplane_forward_cpu<T, P>,
+           EPIGRAF_CUDA_LAUNCHER(triplane_forward_cuda<T, P>));
 }
 
-template <typename T>
-void triplane_backward(const Launch& launch, const TriplaneShape& shape,
-                       const std::array<uintptr_t, 3>& inputs,
-                       const std::array<uintptr_t, 2>& grads) {
-  const epigraf::TriplaneBackward<T> params{shape,
-                                            pointer<const T>(inputs[0]),
-                                            pointer<const T>(inputs[1]),
-                                            pointer<const T>(inputs[2]),
-                                            pointer<T>(grads[0]),
-                                            pointer<T>(grads[1])};
-  dispatch(launch, params, epigraf::triplane_backward_cpu<T>,
-           EPIGRAF_CUDA_LAUNCHER(triplane_backward_cuda<T>));
+template <typename T, typename P>
+void triplane_backward_as(const Launch& launch, const TriplaneShape& shape,
+                          const std::array<uintptr_t, 3>& inputs,
+                          const std::array<uintptr_t, 2>& grads) {
+  const epigraf::TriplaneBackward<T, P> params{shape,
+                                               pointer<const P>(inputs[0]),
+                                               pointer<const T>(inputs[1]),
+                                               pointer<const P>(inputs[2]),
+                                               pointer<T>(grads[0]),
+                                               pointer<T>(grads[1])};
+  dispatch(launch, params, epigraf::triplane_backward_cpu<T, P>,
+           EPIGRAF_CUDA_LAUNCHER(triplane_backward_cuda<T, P>));
 }
 
 template <typename T>
@@ -351,6 +355,13 @@ void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, 
 #define EPIGRAF_BY_TYPE(name, launch, ...) \
   (launch).is_double ? name<double>(launch, __VA_ARGS__) : name<float>(launch, __VA_ARGS__)
 
+// The same, and 16 bits of storage beside float.
+#define EPIGRAF_BY_STORAGE(name, launch, storage, ...)                                   \
+  (storage) == Storage::half       ? name<float, epigraf::Half>(launch, __VA_ARGS__)     \
+  : (storage) == Storage::bfloat16 ? name<float, epigraf::BFloat16>(launch, __VA_ARGS__) \
+  : (launch).is_double             ? name<double, double>(launch, __VA_ARGS__)           \
+                                   : name<float, float>(launch, __VA_ARGS__)
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The native core of epigraf: raw addresses in, raw addresses out.";
   m.attr("ABI") = kAbi;
@@ -367,7 +378,8 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<bool, int, uintptr_t, int>(), py::arg("is_double"), py::arg("device"),
            py::arg("stream"), py::arg("threads"));
   py::class_<TriplaneShape>(m, "TriplaneShape")
-      .def(py::init(&triplane_shape), py::arg("sizes"), py::arg("strides"));
+      .def(py::init(&triplane_shape), py::arg("sizes"), py::arg("strides"),
+           py::arg("channel_stride"));
   py::class_<CompositeShape>(m, "CompositeShape")
       .def(py::init([](int64_t rays, int64_t samples, int64_t channels, bool last_back,
                        double early_stop_eps) {
@@ -376,16 +388,21 @@ PYBIND11_MODULE(_C, m) {
            py::arg("rays"), py::arg("samples"), py::arg("channels"), py::arg("last_back"),
            py::arg("early_stop_eps"));
 
+  py::enum_<Storage>(m, "Storage")
+      .value("same", Storage::same)
+      .value("half", Storage::half)
+      .value("bfloat16", Storage::bfloat16);
   // inputs: planes, points.
-  m.def("triplane_forward", [](const Launch& launch, const TriplaneShape& shape,
+  m.def("triplane_forward", [](const Launch& launch, Storage storage, const TriplaneShape& shape,
                                const std::array<uintptr_t, 2>& inputs, uintptr_t features) {
-    EPIGRAF_BY_TYPE(triplane_forward, launch, shape, inputs, features);
+    EPIGRAF_BY_STORAGE(triplane_forward_as, launch, storage, shape, inputs, features);
   });
-  // inputs: planes, points, grad_features; grad_inputs: planes (zeroed by the caller), points.
+  // inputs: planes, points, grad_features; grad_inputs: planes (zeroed by the caller; in the type
+  // of the points), points.
   m.def("triplane_backward",
-        [](const Launch& launch, const TriplaneShape& shape, const std::array<uintptr_t, 3>& inputs,
-           const std::array<uintptr_t, 2>& grad_inputs) {
-          EPIGRAF_BY_TYPE(triplane_backward, launch, shape, inputs, grad_inputs);
+        [](const Launch& launch, Storage storage, const TriplaneShape& shape,
+           const std::array<uintptr_t, 3>& inputs, const std::array<uintptr_t, 2>& grad_inputs) {
+          EPIGRAF_BY_STORAGE(triplane_backward_as, launch, storage, shape, inputs, grad_inputs);
         });
   // inputs: colors, densities, t, last_delta; outputs: features, depth, weights, transmittance,
   // opacity.

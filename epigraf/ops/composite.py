@@ -53,7 +53,8 @@ def composite(
     Returns `Composite`. Differentiable in colors, densities, t and last_delta; the second
     derivative runs through plain torch. float32 and float64 run natively, other dtypes in plain
     torch. Two runs agree bit for bit. No samples: features, depth and opacity 0, transmittance 1.
-    Raises ValueError for a wrong shape, device, last_delta or early_stop_eps, TypeError for a wrong dtype.
+    Raises ValueError for a wrong shape, device, last_delta or early_stop_eps, TypeError for a wrong
+    dtype.
     """
     _check(colors, densities, t, last_delta, early_stop_eps)
     last = last_delta if isinstance(last_delta, Tensor) else t.new_full(t.shape[:2], last_delta)
@@ -164,9 +165,7 @@ class _Composite(torch.autograd.Function):
 def _shape(colors: Tensor, last_back: bool, early_stop_eps: float = 0.0) -> Any:
     """Sizes as the core takes them: B and R are one."""
     batch, rays, samples, channels = colors.shape
-    return _native.core().CompositeShape(
-        batch * rays, samples, channels, last_back, early_stop_eps
-    )
+    return _native.core().CompositeShape(batch * rays, samples, channels, last_back, early_stop_eps)
 
 
 def _check(

@@ -85,9 +85,7 @@ def merge_samples(fine: Samples, coarse: Samples) -> Samples:
 
 def _merge_reference(*samples: Tensor) -> Samples:
     """`merge_samples` in plain torch, on the three fine tensors and the three coarse ones."""
-    colors, raw, t = (
-        torch.cat(pair, dim=2) for pair in zip(samples[:3], samples[3:], strict=True)
-    )
+    colors, raw, t = (torch.cat(pair, dim=2) for pair in zip(samples[:3], samples[3:], strict=True))
     t, order = torch.sort(t, dim=2, stable=True)
     return colors.gather(2, order[..., None].expand_as(colors)), raw.gather(2, order), t
 
@@ -178,9 +176,7 @@ def _check_merge(fine: Samples, coarse: Samples) -> None:
     like = fine[0]
     check_floating(op, "fine colours", like)
     if like.ndim != 4:
-        raise ValueError(
-            f"{op}: fine colours must have shape [B, R, F, C], got {list(like.shape)}"
-        )
+        raise ValueError(f"{op}: fine colours must have shape [B, R, F, C], got {list(like.shape)}")
     if coarse[0].ndim != 4:
         raise ValueError(
             f"{op}: coarse colours must have shape [B, R, S, C], got {list(coarse[0].shape)}"

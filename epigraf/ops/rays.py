@@ -89,9 +89,7 @@ def _check(
     op = "patch_rays"
     check_floating(op, "cam2world", cam2world)
     if cam2world.ndim != 3 or cam2world.shape[1:] != (4, 4):
-        raise ValueError(
-            f"{op}: cam2world must have shape [B, 4, 4], got {list(cam2world.shape)}"
-        )
+        raise ValueError(f"{op}: cam2world must have shape [B, 4, 4], got {list(cam2world.shape)}")
     batch = len(cam2world)
     if len(fov) not in (1, batch):
         raise ValueError(f"{op}: fov_degrees must have 1 or {batch} elements, got {len(fov)}")

@@ -20,10 +20,10 @@ from torch import Tensor
 from epigraf.config import ClampMode, LastInterval, RenderBackend
 from epigraf.ops import use_reference
 from epigraf.ops.composite import Composite, composite
+from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
-from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
@@ -344,9 +344,7 @@ def integrate_samples(
     """
     sigma = activate_density(raw, options, noise)
     last = _last_delta(t, segment, options)
-    return composite(
-        colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps
-    )
+    return composite(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
 
 
 def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float | Tensor:

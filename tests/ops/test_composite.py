@@ -389,5 +389,5 @@ def test_early_stop_waits_where_a_gradient_is_wanted(backend: str) -> None:
 
 @pytest.mark.parametrize("eps", [-0.1, 1.0, math.nan])
 def test_wrong_early_stop(eps: float) -> None:
-    with pytest.raises(ValueError, match=rf"^composite: early_stop_eps must be in \[0, 1\), got "):
+    with pytest.raises(ValueError, match=r"^composite: early_stop_eps must be in \[0, 1\), got "):
         composite(C, D, D, 1.0, early_stop_eps=eps)

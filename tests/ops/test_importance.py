@@ -6,6 +6,7 @@ Legend: B batch, R rays, S coarse and F fine samples, C channels.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import re
 
@@ -31,7 +32,7 @@ def make_rays(
 
 def depth_by_loop(t: list[float], weights: list[float], u: float) -> float:
     """(render 4, 5) for one draw, in Python."""
-    middles = [(a + b) / 2 for a, b in zip(t, t[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(t)]
     masses = [w + 2e-5 for w in weights[1:-1]]
     cdf = [0.0]
     for mass in masses:
@@ -45,7 +46,7 @@ def depth_by_loop(t: list[float], weights: list[float], u: float) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_depths_worked_by_hand(backend: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Inner weights 3/4 and 1/4 between the midpoints 0.5, 1.5, 2.5; the outer ones do not count."""
+    """Inner weights 3/4 and 1/4 between the midpoints 0.5, 1.5, 2.5."""
     t = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]], dtype=dtype, device=device)
     weights = torch.tensor([[[9.0, 3e3, 1e3, 9.0]]], dtype=dtype, device=device)
     u = torch.tensor([[[0.75, 0.0, 0.375, 1.0, 0.875]]], dtype=dtype, device=device)
@@ -55,9 +56,7 @@ def test_depths_worked_by_hand(backend: str, device: torch.device, dtype: torch.
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    shape=st.tuples(
-        st.integers(1, 2), st.integers(1, 4), st.integers(3, 40), st.integers(1, 40)
-    ),
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(3, 40), st.integers(1, 40)),
     seed=st.integers(0, 2**31),
     empty=st.booleans(),
 )

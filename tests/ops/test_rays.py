@@ -184,7 +184,9 @@ def test_wrong_values(arguments: tuple, message: str) -> None:
 
 
 def test_wrong_dtypes() -> None:
-    with pytest.raises(TypeError, match=r"^patch_rays: cam2world must be floating point, got torch"):
+    with pytest.raises(
+        TypeError, match=r"^patch_rays: cam2world must be floating point, got torch"
+    ):
         patch_rays(M.int(), 30.0, 4, 4)
     message = (
         "patch_rays: scales must have the dtype of cam2world, torch.float32, got torch.float64"

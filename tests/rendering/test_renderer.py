@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from epigraf.config import ClampMode, LastInterval
+from epigraf.ops.importance import importance_t
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws, ReplayDraws
-from epigraf.ops.importance import importance_t
 from epigraf.rendering.rays import Rays, make_rays, pixel_directions
 from epigraf.rendering.renderer import (
     FieldSample,

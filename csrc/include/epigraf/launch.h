@@ -21,22 +21,23 @@ struct Stream {
   void* handle;
 };
 
-template <typename T>
+// Planes and features are T, or 16 bits where T is float.
+template <typename T, typename P = T>
 struct TriplaneForward {
   TriplaneShape shape;
-  const T* planes;  // [B, 3, H, W, F] in the shape's strides
+  const P* planes;  // [B, 3, H, W, F] in the shape's strides
   const T* points;  // [B, P, 3] contiguous
-  T* features;      // [B, P, F] contiguous, overwritten
+  P* features;      // [B, P, F] contiguous, overwritten
 };
 
 // grad_planes (in the shape's strides) is added to: the caller zeroes it. grad_points is
 // overwritten. Either may be null; planes is read only for grad_points.
-template <typename T>
+template <typename T, typename P = T>
 struct TriplaneBackward {
   TriplaneShape shape;
-  const T* planes;
+  const P* planes;
   const T* points;
-  const T* grad_features;  // [B, P, F] contiguous
+  const P* grad_features;  // [B, P, F] contiguous
   T* grad_planes;
   T* grad_points;  // [B, P, 3] contiguous
 };
@@ -237,10 +238,10 @@ EPIGRAF_HD CompositeGradIn<T> grad_in_of_ray(const CompositeBackward<T>& p, int6
 }
 
 // CPU: `threads` OpenMP threads. Results do not depend on their number.
-template <typename T>
-void triplane_forward_cpu(const TriplaneForward<T>& params, int threads);
-template <typename T>
-void triplane_backward_cpu(const TriplaneBackward<T>& params, int threads);
+template <typename T, typename P>
+void triplane_forward_cpu(const TriplaneForward<T, P>& params, int threads);
+template <typename T, typename P>
+void triplane_backward_cpu(const TriplaneBackward<T, P>& params, int threads);
 template <typename T>
 void composite_forward_cpu(const CompositeForward<T>& params, int threads);
 template <typename T>
@@ -270,10 +271,10 @@ bool cpu_has_openmp();
 
 // CUDA: launch on the stream and return; std::runtime_error with CUDA's own message if the launch
 // fails. Compiled where EPIGRAF_WITH_CUDA is defined.
-template <typename T>
-void triplane_forward_cuda(const TriplaneForward<T>& params, Stream stream);
-template <typename T>
-void triplane_backward_cuda(const TriplaneBackward<T>& params, Stream stream);
+template <typename T, typename P>
+void triplane_forward_cuda(const TriplaneForward<T, P>& params, Stream stream);
+template <typename T, typename P>
+void triplane_backward_cuda(const TriplaneBackward<T, P>& params, Stream stream);
 template <typename T>
 void composite_forward_cuda(const CompositeForward<T>& params, Stream stream);
 template <typename T>

@@ -16,7 +16,7 @@ from epigraf.ops._checks import check_floating, check_like, check_shape
 
 # The coordinates (width, height) that each of the three planes reads: (x, y), (x, z), (y, z).
 _WIDTH_AXES, _HEIGHT_AXES = (0, 0, 1), (1, 2, 2)
-PIXELS_PER_POINT = 16  # of planes that are read in place though their channels lie apart
+PIXELS_PER_POINT = 32  # of planes that are read in place though their channels lie apart
 _HALVES = (torch.float16, torch.bfloat16)
 
 

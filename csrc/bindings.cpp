@@ -40,9 +40,10 @@ T* pointer(uintptr_t address) {
 }
 
 TriplaneShape triplane_shape(const std::array<int64_t, 5>& sizes,
-                             const std::array<int64_t, 4>& strides) {
+                             const std::array<int64_t, 4>& strides, int64_t channel_stride = 1) {
   const auto& [batch, points, channels, height, width] = sizes;
-  return {batch, points, channels, height, width, strides[0], strides[1], strides[2], strides[3]};
+  return {batch,      points,     channels,   height,     width,
+          strides[0], strides[1], strides[2], strides[3], channel_stride};
 }
 
 // Calls `cpu(params, threads)` or `cuda(params, stream)` without the GIL.
@@ -63,32 +64,35 @@ void dispatch(const Launch& launch, const Params& params, Cpu cpu, Cuda cuda) {
 
 // The CUDA launcher of an op, or nothing where there is none to link to.
 #if defined(EPIGRAF_WITH_CUDA)
-#define EPIGRAF_CUDA_LAUNCHER(name) epigraf::name
+#define EPIGRAF_CUDA_LAUNCHER(...) epigraf::__VA_ARGS__
 #else
-#define EPIGRAF_CUDA_LAUNCHER(name) nullptr
+#define EPIGRAF_CUDA_LAUNCHER(...) nullptr
 #endif
 
-template <typename T>
-void triplane_forward(const Launch& launch, const TriplaneShape& shape,
-                      const std::array<uintptr_t, 2>& inputs, uintptr_t features) {
-  const epigraf::TriplaneForward<T> params{shape, pointer<const T>(inputs[0]),
-                                           pointer<const T>(inputs[1]), pointer<T>(features)};
-  dispatch(launch, params, epigraf::triplane_forward_cpu<T>,
-           EPIGRAF_CUDA_LAUNCHER(triplane_forward_cuda<T>));
+// The type of planes and features: the launch's own, or 16 bits.
+enum class Storage { same, half, bfloat16 };
+
+template <typename T, typename P>
+void triplane_forward_as(const Launch& launch, const TriplaneShape& shape,
+                         const std::array<uintptr_t, 2>& inputs, uintptr_t features) {
+  const epigraf::TriplaneForward<T, P> params{shape, pointer<const P>(inputs[0]),
+                                              pointer<const T>(inputs[1]), pointer<P>(features)};
+  dispatch(launch, params, epigraf::triplane_forward_cpu<T, P>,
+           EPIGRAF_CUDA_LAUNCHER(triplane_forward_cuda<T, P>));
 }
 
-template <typename T>
-void triplane_backward(const Launch& launch, const TriplaneShape& shape,
-                       const std::array<uintptr_t, 3>& inputs,
-                       const std::array<uintptr_t, 2>& grads) {
-  const epigraf::TriplaneBackward<T> params{shape,
-                                            pointer<const T>(inputs[0]),
-                                            pointer<const T>(inputs[1]),
-                                            pointer<const T>(inputs[2]),
-                                            pointer<T>(grads[0]),
-                                            pointer<T>(grads[1])};
-  dispatch(launch, params, epigraf::triplane_backward_cpu<T>,
-           EPIGRAF_CUDA_LAUNCHER(triplane_backward_cuda<T>));
+template <typename T, typename P>
+void triplane_backward_as(const Launch& launch, const TriplaneShape& shape,
+                          const std::array<uintptr_t, 3>& inputs,
+                          const std::array<uintptr_t, 2>& grads) {
+  const epigraf::TriplaneBackward<T, P> params{shape,
+                                               pointer<const P>(inputs[0]),
+                                               pointer<const T>(inputs[1]),
+                                               pointer<const P>(inputs[2]),
+                                               pointer<T>(grads[0]),
+                                               pointer<T>(grads[1])};
+  dispatch(launch, params, epigraf::triplane_backward_cpu<T, P>,
+           EPIGRAF_CUDA_LAUNCHER(triplane_backward_cuda<T, P>));
 }
 
 template <typename T>
@@ -143,8 +147,7 @@ epigraf::RenderField<T> render_field(const RenderShape& shape, uintptr_t planes,
   const auto& s = shape.strides;
   field.shape =
       triplane_shape({shape.rays[0], 0, shape.planes[0], shape.planes[1], shape.planes[2]},
-                     {s[0], s[1], s[2], s[3]});
-  field.channel_stride = s[4];
+                     {s[0], s[1], s[2], s[3]}, s[4]);
   field.project = shape.flags[3];
   field.planes = pointer<const T>(planes);
   auto& decoder = field.decoder;
@@ -241,11 +244,145 @@ void render_backward(const Launch& launch, const RenderShape& shape, uintptr_t p
            EPIGRAF_CUDA_LAUNCHER(render_backward_cuda<T>));
 }
 
+template <typename T>
+void philox_fill(const Launch& launch, const std::array<uint64_t, 3>& place, int64_t count,
+                 bool normal, uintptr_t numbers) {
+  const epigraf::PhiloxFill<T> params{
+      place[0], static_cast<uint32_t>(place[1]), place[2], count, normal, pointer<T>(numbers)};
+  dispatch(launch, params, epigraf::philox_fill_cpu<T>, EPIGRAF_CUDA_LAUNCHER(philox_fill_cuda<T>));
+}
+
+// sizes: rays, S, F and the stride of u.
+template <typename T>
+void importance_forward(const Launch& launch, const std::array<int64_t, 4>& sizes,
+                        const std::array<uintptr_t, 3>& inputs, uintptr_t depths) {
+  const auto in = [&](int i) { return pointer<const T>(inputs[i]); };
+  const epigraf::ImportanceForward<T> params{sizes[0], sizes[1], sizes[2], in(0),
+                                             in(1),    in(2),    sizes[3], pointer<T>(depths)};
+  dispatch(launch, params, epigraf::importance_forward_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(importance_forward_cuda<T>));
+}
+
+template <typename T>
+epigraf::MergeSamples<T*> merge_samples(const std::array<uintptr_t, 3>& addresses) {
+  return {pointer<T>(addresses[0]), pointer<T>(addresses[1]), pointer<T>(addresses[2])};
+}
+
+using SampleAddresses = std::array<std::array<uintptr_t, 3>, 3>;  // fine, coarse, merged
+
+template <typename T>
+void merge_forward(const Launch& launch, const std::array<int64_t, 4>& sizes,
+                   const SampleAddresses& samples, uintptr_t order) {
+  const epigraf::MergeForward<T> params{{sizes[0], sizes[1], sizes[2], sizes[3]},
+                                        merge_samples<const T>(samples[0]),
+                                        merge_samples<const T>(samples[1]),
+                                        merge_samples<T>(samples[2]),
+                                        pointer<int32_t>(order)};
+  dispatch(launch, params, epigraf::merge_forward_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(merge_forward_cuda<T>));
+}
+
+template <typename T>
+void merge_backward(const Launch& launch, const std::array<int64_t, 4>& sizes, uintptr_t order,
+                    const SampleAddresses& grads) {
+  const epigraf::MergeBackward<T> params{{sizes[0], sizes[1], sizes[2], sizes[3]},
+                                         pointer<const int32_t>(order),
+                                         merge_samples<const T>(grads[2]),
+                                         merge_samples<T>(grads[0]),
+                                         merge_samples<T>(grads[1])};
+  dispatch(launch, params, epigraf::merge_backward_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(merge_backward_cuda<T>));
+}
+
+// sizes: B, height, width, stride of fov; inputs: cam2world, fov, scales, offsets; outputs:
+// origins, directions.
+template <typename T>
+void patch_rays(const Launch& launch, const std::array<int64_t, 4>& sizes,
+                const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
+  const auto in = [&](int i) { return pointer<const T>(inputs[i]); };
+  const epigraf::PatchRays<T> params{sizes[0],
+                                     sizes[1],
+                                     sizes[2],
+                                     in(0),
+                                     in(1),
+                                     sizes[3],
+                                     in(2),
+                                     in(3),
+                                     pointer<T>(outputs[0]),
+                                     pointer<T>(outputs[1])};
+  dispatch(launch, params, epigraf::patch_rays_cpu<T>, EPIGRAF_CUDA_LAUNCHER(patch_rays_cuda<T>));
+}
+
+// widths: of the decoder: input, hidden ..., outputs; params: weights, then biases.
+template <typename T>
+epigraf::DecoderLayers<T> decoder_layers(const std::vector<int64_t>& widths,
+                                         const std::vector<uintptr_t>& params, double slope) {
+  epigraf::DecoderLayers<T> net{};
+  net.layers = static_cast<int>(widths.size()) - 1;
+  if (net.layers < 1 || net.layers > epigraf::kMaxLayers ||
+      params.size() != 2 * static_cast<size_t>(net.layers)) {
+    throw std::invalid_argument("decode: between 1 and 8 layers");
+  }
+  std::copy(widths.begin(), widths.end(), net.widths);
+  for (int i = 0; i < net.layers; ++i) {
+    net.weights[i] = pointer<const T>(params[i]);
+    net.biases[i] = pointer<const T>(params[net.layers + i]);
+  }
+  net.slope = static_cast<T>(slope);
+  return net;
+}
+
+// On a CPU the decoder is torch's matrix product (epigraf/ops/decoder.py).
+template <typename Params>
+void no_decoder_cpu(const Params&, int) {
+  throw std::invalid_argument("decode: the core has no code for the CPU");
+}
+
+template <typename T>
+void decoder_forward(const Launch& launch, const std::vector<int64_t>& widths, double slope,
+                     int64_t points, const std::vector<uintptr_t>& params,
+                     const std::array<uintptr_t, 3>& tensors) {
+  const epigraf::DecoderForward<T> p{points, decoder_layers<T>(widths, params, slope),
+                                     pointer<const T>(tensors[0]), pointer<T>(tensors[1]),
+                                     pointer<T>(tensors[2])};
+  dispatch(launch, p, no_decoder_cpu<epigraf::DecoderForward<T>>,
+           EPIGRAF_CUDA_LAUNCHER(decoder_forward_cuda<T>));
+}
+
+template <typename T>
+void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, double slope,
+                      int64_t points, const std::vector<uintptr_t>& params,
+                      const std::array<uintptr_t, 4>& tensors,
+                      const std::vector<uintptr_t>& grad_params) {
+  epigraf::DecoderBackward<T> p{points,
+                                decoder_layers<T>(widths, params, slope),
+                                pointer<const T>(tensors[0]),
+                                pointer<const T>(tensors[1]),
+                                pointer<const T>(tensors[2]),
+                                pointer<T>(tensors[3]),
+                                {},
+                                {}};
+  if (grad_params.size() != params.size()) throw std::invalid_argument("decode: grad_params");
+  for (int i = 0; i < p.net.layers; ++i) {
+    p.grad_weights[i] = pointer<T>(grad_params[i]);
+    p.grad_biases[i] = pointer<T>(grad_params[p.net.layers + i]);
+  }
+  dispatch(launch, p, no_decoder_cpu<epigraf::DecoderBackward<T>>,
+           EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
+}
+
 }  // namespace
 
 // Float or double, by the launch.
 #define EPIGRAF_BY_TYPE(name, launch, ...) \
   (launch).is_double ? name<double>(launch, __VA_ARGS__) : name<float>(launch, __VA_ARGS__)
+
+// The same, and 16 bits of storage beside float.
+#define EPIGRAF_BY_STORAGE(name, launch, storage, ...)                                   \
+  (storage) == Storage::half       ? name<float, epigraf::Half>(launch, __VA_ARGS__)     \
+  : (storage) == Storage::bfloat16 ? name<float, epigraf::BFloat16>(launch, __VA_ARGS__) \
+  : (launch).is_double             ? name<double, double>(launch, __VA_ARGS__)           \
+                                   : name<float, float>(launch, __VA_ARGS__)
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The native core of epigraf: raw addresses in, raw addresses out.";
@@ -263,21 +400,31 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<bool, int, uintptr_t, int>(), py::arg("is_double"), py::arg("device"),
            py::arg("stream"), py::arg("threads"));
   py::class_<TriplaneShape>(m, "TriplaneShape")
-      .def(py::init(&triplane_shape), py::arg("sizes"), py::arg("strides"));
+      .def(py::init(&triplane_shape), py::arg("sizes"), py::arg("strides"),
+           py::arg("channel_stride"));
   py::class_<CompositeShape>(m, "CompositeShape")
-      .def(py::init<int64_t, int64_t, int64_t, bool>(), py::arg("rays"), py::arg("samples"),
-           py::arg("channels"), py::arg("last_back"));
+      .def(py::init([](int64_t rays, int64_t samples, int64_t channels, bool last_back,
+                       double early_stop_eps) {
+             return CompositeShape{rays, samples, channels, last_back, early_stop_eps};
+           }),
+           py::arg("rays"), py::arg("samples"), py::arg("channels"), py::arg("last_back"),
+           py::arg("early_stop_eps"));
 
+  py::enum_<Storage>(m, "Storage")
+      .value("same", Storage::same)
+      .value("half", Storage::half)
+      .value("bfloat16", Storage::bfloat16);
   // inputs: planes, points.
-  m.def("triplane_forward", [](const Launch& launch, const TriplaneShape& shape,
+  m.def("triplane_forward", [](const Launch& launch, Storage storage, const TriplaneShape& shape,
                                const std::array<uintptr_t, 2>& inputs, uintptr_t features) {
-    EPIGRAF_BY_TYPE(triplane_forward, launch, shape, inputs, features);
+    EPIGRAF_BY_STORAGE(triplane_forward_as, launch, storage, shape, inputs, features);
   });
-  // inputs: planes, points, grad_features; grad_inputs: planes (zeroed by the caller), points.
+  // inputs: planes, points, grad_features; grad_inputs: planes (zeroed by the caller; in the type
+  // of the points), points.
   m.def("triplane_backward",
-        [](const Launch& launch, const TriplaneShape& shape, const std::array<uintptr_t, 3>& inputs,
-           const std::array<uintptr_t, 2>& grad_inputs) {
-          EPIGRAF_BY_TYPE(triplane_backward, launch, shape, inputs, grad_inputs);
+        [](const Launch& launch, Storage storage, const TriplaneShape& shape,
+           const std::array<uintptr_t, 3>& inputs, const std::array<uintptr_t, 2>& grad_inputs) {
+          EPIGRAF_BY_STORAGE(triplane_backward_as, launch, storage, shape, inputs, grad_inputs);
         });
   // inputs: colors, densities, t, last_delta; outputs: features, depth, weights, transmittance,
   // opacity.
@@ -323,4 +470,44 @@ PYBIND11_MODULE(_C, m) {
   // Shared memory that the CUDA kernels need at least, for two decoder layers.
   m.def("render_shared_bytes", &epigraf::render_shared_bytes, py::arg("channels"),
         py::arg("hidden"), py::arg("coarse"), py::arg("fine"), py::arg("is_double"));
+
+  // place: seed, stream, offset.
+  m.def("philox_fill", [](const Launch& launch, const std::array<uint64_t, 3>& place, int64_t count,
+                          bool normal, uintptr_t numbers) {
+    EPIGRAF_BY_TYPE(philox_fill, launch, place, count, normal, numbers);
+  });
+  // inputs: t, weights, u.
+  m.def("importance_forward", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                                 const std::array<uintptr_t, 3>& inputs, uintptr_t depths) {
+    EPIGRAF_BY_TYPE(importance_forward, launch, sizes, inputs, depths);
+  });
+  // sizes: rays, F, S, C; samples: colors, densities, t of the fine, coarse and merged ones.
+  m.def("merge_forward", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                            const SampleAddresses& samples, uintptr_t order) {
+    EPIGRAF_BY_TYPE(merge_forward, launch, sizes, samples, order);
+  });
+  // grads: as samples; those of the merged ones are read.
+  m.def("merge_backward", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                             uintptr_t order, const SampleAddresses& grads) {
+    EPIGRAF_BY_TYPE(merge_backward, launch, sizes, order, grads);
+  });
+  m.def("patch_rays",
+        [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+           const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
+          EPIGRAF_BY_TYPE(patch_rays, launch, sizes, inputs, outputs);
+        });
+  // params: weights, then biases; tensors: features, rest, last.
+  m.def("decoder_forward",
+        [](const Launch& launch, const std::vector<int64_t>& widths, double slope, int64_t points,
+           const std::vector<uintptr_t>& params, const std::array<uintptr_t, 3>& tensors) {
+          EPIGRAF_BY_TYPE(decoder_forward, launch, widths, slope, points, params, tensors);
+        });
+  // tensors: features, grad_rest, grad_last, grad_features; grad_params (0: not wanted) are added
+  // to.
+  m.def("decoder_backward", [](const Launch& launch, const std::vector<int64_t>& widths,
+                               double slope, int64_t points, const std::vector<uintptr_t>& params,
+                               const std::array<uintptr_t, 4>& tensors,
+                               const std::vector<uintptr_t>& grad_params) {
+    EPIGRAF_BY_TYPE(decoder_backward, launch, widths, slope, points, params, tensors, grad_params);
+  });
 }

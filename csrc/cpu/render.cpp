@@ -305,8 +305,7 @@ void project_planes(const RenderField<T>& field, int64_t element, const PlaneBox
       T* to = data + (b.start + (at.row - b.row) * b.columns) * kWidth;
       if (!layer) continue;
       Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA {
-        layer->template project<kVectors>(from, s.pixel_stride, field.channel_stride, b.columns,
-                                          to);
+        layer->template project<kVectors>(from, s.pixel_stride, s.channel_stride, b.columns, to);
       });
     }
     data += boxes.pixels * kWidth;

@@ -2,6 +2,8 @@
 // and the gradient of the pixels of one cell, gathered in registers.
 #pragma once
 
+#include <type_traits>
+
 #include "device.cuh"
 #include "epigraf/triplane.h"
 
@@ -38,6 +40,7 @@ bool aligned(const T* data) {
 // Whether every block of kVector channels of the planes starts at 16 bytes.
 template <typename T>
 bool vectors_fit(const TriplaneShape& s, const T* planes) {
+  if (s.channel_stride != 1) return false;
   const int64_t all = s.channels | s.batch_stride | s.plane_stride | s.row_stride | s.pixel_stride;
   return all % kVector<T> == 0 && aligned(planes);
 }
@@ -55,16 +58,16 @@ __device__ void store(T* first, const ChannelBlock<kBlock, T>& block) {
 // Adds a block of channels atomically; one instruction for four floats since sm_90.
 template <int kBlock, typename T>
 __device__ void add_block(T* where, const T* share) {
-  for (int c = 0; c < kBlock; ++c) atomicAdd(where + c, share[c]);
-}
-template <>
-__device__ inline void add_block<4, float>(float* where, const float* share) {
 #if defined(EPIGRAF_HAS_FLOAT4_ATOMICS)
-  const float4 all = {share[0], share[1], share[2], share[3]};
-  atomicAdd(reinterpret_cast<float4*>(where), all);
-#else
-  for (int c = 0; c < 4; ++c) atomicAdd(where + c, share[c]);
+  if constexpr (std::is_same_v<T, float> && kBlock % 4 == 0) {
+    for (int c = 0; c < kBlock; c += 4) {
+      const float4 four = {share[c], share[c + 1], share[c + 2], share[c + 3]};
+      atomicAdd(reinterpret_cast<float4*>(where + c), four);
+    }
+    return;
+  }
 #endif
+  for (int c = 0; c < kBlock; ++c) atomicAdd(where + c, share[c]);
 }
 
 // The gradient of the four pixels of one cell, gathered in registers while consecutive points (the

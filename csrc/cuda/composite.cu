@@ -52,6 +52,25 @@ __device__ T edited_weight(const Sample<T>& s, const CompositeShape& shape, T op
   return shape.last_back && last ? s.weight + (T(1) - opacity) : s.weight;
 }
 
+// How many samples of a chunk come before the first that less than eps of the light reaches: 32
+// where there is none (composite 10).
+template <typename T>
+__device__ int lit_lanes(const Sample<T>& s, T eps) {
+  const unsigned dark = __ballot_sync(kAllLanes, s.exists && s.transmittance < eps);
+  const unsigned up_to_here = kAllLanes >> (kWarp - 1 - lane_index());
+  return sum_over_warp(int((dark & up_to_here) == 0));
+}
+
+// The samples behind an early stop: no weight but for the last_back edit. Adds to the lane's depth.
+template <typename T>
+__device__ void leave_out(const CompositeRay<T>& ray, const CompositeShape& shape,
+                          const CompositeOut<T>& out, int64_t lit, T opacity, T& depth) {
+  for (int64_t k = lit + lane_index(); k < shape.samples; k += kWarp) {
+    out.weights[k] = shape.last_back && k + 1 == shape.samples ? T(1) - opacity : T(0);
+    depth += out.weights[k] * ray.t[k];
+  }
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kBlockThreads) composite_forward_kernel(CompositeForward<T> p) {
   const int64_t index = ray_index(), samples = p.shape.samples, channels = p.shape.channels;
@@ -59,23 +78,31 @@ __global__ void __launch_bounds__(kBlockThreads) composite_forward_kernel(Compos
   const CompositeRay<T> ray = ray_of(p, index);
   const CompositeOut<T> out = out_of_ray(p, index);
   T transmittance = 1, opacity = 0, depth = 0;
+  const T eps = T(p.shape.early_stop_eps);
+  int64_t lit = samples;  // samples in front of the early stop
   if (samples == 0 && lane_index() == 0) *out.transmittance = T(1);
-  for (int64_t chunk = 0; chunk < samples; chunk += kWarp) {
+  for (int64_t chunk = 0; chunk < lit; chunk += kWarp) {
     const Sample<T> s = absorb_chunk(ray, samples, chunk, transmittance);
-    opacity += sum_over_warp(s.weight);
-    if (!s.exists) continue;
+    const int lanes = eps > T(0) ? lit_lanes(s, eps) : kWarp;
+    if (lanes < kWarp) lit = chunk + lanes;
+    opacity += sum_over_warp(s.k < lit ? s.weight : T(0));
+    if (s.k == lit && s.exists) *out.transmittance = s.transmittance;
+    if (s.k >= lit) continue;
     const T weight = edited_weight(s, p.shape, opacity);
     out.weights[s.k] = weight;
     depth += weight * ray.t[s.k];
     if (s.k + 1 == samples) *out.transmittance = s.transmittance;
   }
+  leave_out(ray, p.shape, out, lit, opacity, depth);
   depth = sum_over_warp(depth);
   if (lane_index() == 0) *out.depth = depth;
   if (lane_index() == 0) *out.opacity = opacity;
   for (int64_t c = 0; c < channels; ++c) {
     T sum = 0;  // each lane reads back the weights that it wrote
-    for (int64_t k = lane_index(); k < samples; k += kWarp)
+    for (int64_t k = lane_index(); k < lit; k += kWarp)
       sum += out.weights[k] * ray.colors[k * channels + c];
+    if (lit < samples && p.shape.last_back && lane_index() == 0)
+      sum += (T(1) - opacity) * ray.colors[(samples - 1) * channels + c];
     sum = sum_over_warp(sum);
     if (lane_index() == 0) out.features[c] = sum;
   }

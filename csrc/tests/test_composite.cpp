@@ -412,3 +412,56 @@ TEST(launch_errors_are_reported) {
   CHECK_THROWS(composite_backward_cuda(backward_params(p, a), Stream{1, nullptr}),
                "composite_backward: CUDA error 101");
 }
+
+// Two samples that each let half through, then one that absorbs nothing, then one more.
+TEST(early_stop_by_hand) {
+  for (const bool last_back : {false, true}) {
+    Problem<double> p(1, 4, 1, last_back);
+    p.in = {{2, 4, kNan, 8}, {std::log(2.0), std::log(2.0), 0, 5}, {1, 2, 3, 4}, {1}};
+    p.shape.early_stop_eps = 0.3;  // 1/4 reaches the third sample
+    Answer<double> cpu(p.shape), cuda(p.shape);
+    composite_forward_cpu(forward_params(p, cpu), 1);
+    composite_forward_cuda(forward_params(p, cuda), kStream);
+    for (const Answer<double>* a : {&cpu, &cuda}) {
+      const double rest = last_back ? 0.25 : 0.0;
+      const double weights[] = {0.5, 0.25, 0, rest};
+      for (int k = 0; k < 4; ++k) CHECK_NEAR(a->out.weights[k], weights[k], 1e-9);
+      CHECK_NEAR(a->out.features[0], 2 + rest * 8, 1e-9);  // the NaN is not read
+      CHECK_NEAR(a->out.depth[0], 1 + rest * 4, 1e-9);
+      CHECK_NEAR(a->out.opacity[0], 0.75, 1e-9);
+      CHECK_NEAR(a->out.transmittance[0], 0.25, 1e-9);
+    }
+  }
+}
+
+TEST(early_stop_leaves_out_at_most_eps) {
+  for (const int64_t samples : {1, 31, 32, 33, 64, 100}) {
+    for (const bool last_back : {false, true}) {
+      for (const double eps : {0.0, 1e-3, 0.1, 0.9}) {
+        Problem<double> p(20, samples, 3, last_back);
+        Answer<double> exact(p.shape), cpu(p.shape), cuda(p.shape);
+        composite_forward_cpu(forward_params(p, exact), 1);
+        p.shape.early_stop_eps = eps;
+        composite_forward_cpu(forward_params(p, cpu), 2);
+        composite_forward_cuda(forward_params(p, cuda), kStream);
+        check_equal(cuda.out, cpu.out, 1e-12);
+        const double bound = (last_back ? 2 : 1) * eps + 1e-8;  // colours are at most 1
+        check_equal(cpu.out.features, exact.out.features, bound);
+        check_equal(cpu.out.opacity, exact.out.opacity, eps + 1e-8);
+        check_equal(cpu.out.transmittance, exact.out.transmittance, eps + 1e-8);
+      }
+    }
+  }
+}
+
+TEST(early_stop_in_every_order) {
+  Problem<float> p(40, 70, 3, true);
+  p.shape.early_stop_eps = 0.05;
+  Answer<float> cpu(p.shape);
+  composite_forward_cpu(forward_params(p, cpu), 1);
+  in_every_order([&] {
+    Answer<float> cuda(p.shape);
+    composite_forward_cuda(forward_params(p, cuda), kStream);
+    check_equal(cuda.out, cpu.out, kRounding<float>);
+  });
+}

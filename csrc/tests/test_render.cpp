@@ -78,7 +78,6 @@ struct Scene {
     f.prior_strength = T(0.4);
     f.prior_slope = T(0.8);
     f.project = project;
-    f.channel_stride = 1;
     return f;
   }
   epigraf::RenderMarch<T> march() const { return {T(0.1), T(1.5), T(0.3), false, false, true}; }

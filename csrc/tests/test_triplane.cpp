@@ -430,9 +430,11 @@ TEST(indices_beyond_32_bits) {
   };
   for_each_pixel([&](int64_t far, int64_t near) { std::copy_n(&p.planes[near], 8, planes + far); });
   Answer<float> a(p);
-  triplane_forward_cuda<float>({sparse, planes, p.points.data(), a.features.data()}, kStream);
-  triplane_backward_cuda<float>(
-      {sparse, planes, p.points.data(), p.grad_features.data(), grad_planes, a.grad_points.data()},
+  triplane_forward_cuda(TriplaneForward<float>{sparse, planes, p.points.data(), a.features.data()},
+                        kStream);
+  triplane_backward_cuda(
+      TriplaneBackward<float>{sparse, planes, p.points.data(), p.grad_features.data(), grad_planes,
+                              a.grad_points.data()},
       kStream);
   for_each_pixel(
       [&](int64_t far, int64_t near) { std::copy_n(grad_planes + far, 8, &a.grad_planes[near]); });
@@ -449,4 +451,95 @@ TEST(launch_errors_are_reported) {
   Answer<float> a(p);
   CHECK_THROWS(triplane_forward_cuda(forward_params(p, a), Stream{1, nullptr}),
                "triplane_forward: CUDA error 101, invalid device ordinal");
+}
+
+// Every float16 there is, and every float between and on two of them, against the definition:
+// sign, 5 bits of exponent (bias 15), 10 bits of fraction.
+TEST(half_is_binary16) {
+  for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
+    const int exponent = int(bits >> 10 & 31u), fraction = int(bits & 1023u);
+    const double sign = bits & 0x8000u ? -1 : 1;
+    double expected =
+        sign * std::ldexp(1024.0 * (exponent > 0) + fraction, std::max(exponent, 1) - 25);
+    if (exponent == 31) expected = fraction ? kNan : sign * kInf;
+    CHECK_NEAR(float_of_half(uint16_t(bits)), expected, 0);
+    if (exponent == 31) continue;
+    CHECK_EQUAL(half_of_float(float(expected)), uint16_t(bits));
+    const double step = std::ldexp(1.0, std::max(exponent, 1) - 25);  // to the next one
+    const uint32_t next = bits + 1;  // away from zero; from the largest on, infinity
+    const float middle = float(expected + sign * step / 2);
+    CHECK_EQUAL(half_of_float(middle), uint16_t(bits % 2 ? next : bits));  // ties to even
+    CHECK_EQUAL(half_of_float(std::nextafterf(middle, float(sign) * 1e9f)), uint16_t(next));
+    CHECK_EQUAL(half_of_float(std::nextafterf(middle, 0.0f)), uint16_t(bits));
+  }
+  CHECK_EQUAL(half_of_float(float(kInf)), uint16_t(0x7c00));
+  CHECK_EQUAL(half_of_float(-1e30f), uint16_t(0xfc00));
+  CHECK(std::isnan(float_of_half(half_of_float(float(kNan)))));
+}
+
+TEST(bfloat16_is_the_upper_half) {
+  const std::pair<float, float> known[] = {{1.0f, 1.0f},
+                                           {1.00390625f, 1.0f},
+                                           {1.01171875f, 1.015625f},
+                                           {-3.3895e38f, -3.3895314e38f},
+                                           {3.4e38f, float(kInf)}};
+  for (const auto& [x, rounded] : known) CHECK_EQUAL(float(BFloat16(x)), rounded);
+  CHECK(std::isnan(float(BFloat16(float(kNan)))));
+}
+
+// Planes, features and their gradients in 16 bits against the same numbers in float.
+template <typename P>
+void compare_16_bits(const TriplaneShape& shape, double epsilon) {
+  Problem<float> p(shape);
+  std::vector<P> planes, grads, cpu(p.feature_elements()), cuda(p.feature_elements());
+  for (float& x : p.planes) planes.push_back(P(x)), x = planes.back();
+  for (float& x : p.grad_features) grads.push_back(P(x)), x = grads.back();
+  const Answer<float> expected = on_cpu(p);
+  Answer<float> a(p), b(p);
+  triplane_forward_cpu(TriplaneForward<float, P>{shape, planes.data(), p.points.data(), cpu.data()},
+                       2);
+  triplane_forward_cuda(
+      TriplaneForward<float, P>{shape, planes.data(), p.points.data(), cuda.data()}, kStream);
+  const auto backward = [&](Answer<float>& to) {
+    return TriplaneBackward<float, P>{shape,        planes.data(),         p.points.data(),
+                                      grads.data(), to.grad_planes.data(), to.grad_points.data()};
+  };
+  triplane_backward_cpu(backward(a), 2);
+  triplane_backward_cuda(backward(b), kStream);
+  for (size_t i = 0; i < cpu.size(); ++i) {
+    CHECK_NEAR(cpu[i], expected.features[i], epsilon * std::fabs(expected.features[i]) + 1e-6);
+    CHECK_NEAR(cuda[i], expected.features[i], epsilon * std::fabs(expected.features[i]) + 1e-6);
+  }
+  a.features = b.features = expected.features;
+  check_equal(a, expected, rounding<float>(33));
+  check_equal(b, expected, rounding<float>(33));
+}
+
+TEST(planes_of_16_bits) {
+  for (const int64_t channels : {1, 8, 33, 40}) {
+    for (const int64_t points : {0, 1, 33}) {
+      compare_16_bits<Half>(make_shape(2, points, channels, 4, 6), 1.0 / 2048);
+      compare_16_bits<BFloat16>(make_shape(2, points, channels, 4, 6), 1.0 / 256);
+    }
+  }
+  in_every_order([] { compare_16_bits<Half>(make_shape(1, 90, 16, 3, 5), 1.0 / 2048); });
+}
+
+// Planes [B, 3, F, H, W] read where they lie.
+TEST(channels_that_lie_apart) {
+  const Problem<double> p(make_shape(2, 33, 9, 4, 6));
+  Problem<double> apart = p;
+  apart.shape.pixel_stride = 1;
+  apart.shape.row_stride = 6;
+  apart.shape.channel_stride = 24;
+  const auto place = [&](int64_t i) {  // of element i of p.planes
+    return i / (24 * 9) * (24 * 9) + i % 9 * 24 + i / 9 % 24;
+  };
+  for (size_t i = 0; i < p.planes.size(); ++i) apart.planes[place(int64_t(i))] = p.planes[i];
+  const Answer<double> expected = on_cpu(p);
+  for (Answer<double> a : {on_cpu(apart, 3), on_cuda(apart)}) {
+    const std::vector<double> grads = a.grad_planes;
+    for (size_t i = 0; i < grads.size(); ++i) a.grad_planes[i] = grads[place(int64_t(i))];
+    check_equal(a, expected, 1e-13);
+  }
 }

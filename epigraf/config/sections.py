@@ -323,6 +323,8 @@ class TrainingConfig(Section):
 
 
 class RenderConfig(Section):
-    """How the same images are computed: never what they are, up to rounding."""
+    """How the same images are computed: never what they are, up to rounding and early_stop_eps."""
 
     backend: RenderBackend = RenderBackend.FUSED
+    # ours: in inference rays end where less than this share of their light is left; 0 = never
+    early_stop_eps: float = Field(default=0.0, ge=0, lt=1)

@@ -19,7 +19,7 @@ from epigraf.models.mapping import CameraEmbedding, MappingNetwork
 from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams
-from epigraf.rendering.rays import Rays, make_rays, pixel_directions
+from epigraf.rendering.rays import Rays, patch_rays, pixel_directions
 from epigraf.rendering.renderer import Rendered, RenderOptions, fused_reason, render_rays
 from epigraf.rendering.trace import Trace
 
@@ -208,6 +208,7 @@ class Generator(nn.Module):
             deterministic=view.deterministic,
             max_rays=self._max_rays(view, batch),
             backend=self._backend(view),
+            early_stop_eps=self.cfg.render.early_stop_eps,
         )
 
     def renderer(self, device: torch.device | str = "cpu") -> str:
@@ -244,10 +245,10 @@ class Generator(nn.Module):
     def _rays(self, angles: Tensor, view: View, resolution: int, trace: Trace | None) -> Rays:
         camera = self.cfg.dataset.camera
         fov = camera.fov if view.fov is None else view.fov
-        directions = pixel_directions(resolution, resolution, fov, view.patch).to(angles)
         matrices = cam2world(clamp_pitch(angles), camera.radius)
-        rays = make_rays(matrices, directions)
+        rays = patch_rays(matrices, resolution, resolution, fov, view.patch)
         if trace is not None:
+            directions = pixel_directions(resolution, resolution, fov, view.patch).to(angles)
             near_far = torch.linspace(camera.ray_start, camera.ray_end, self._steps()[0])
             trace["z_vals_uniform"] = near_far.expand(len(angles), 1, -1)[..., None]
             trace["rays_d_cam"] = directions.expand_as(rays.directions)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from epigraf.ops._native import available, backend_line, reason, use_reference
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.decoder import decode
+from epigraf.ops.importance import importance_t, merge_samples
+from epigraf.ops.random import philox_normal, philox_uniform
+from epigraf.ops.rays import patch_rays
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, render
 from epigraf.ops.triplane import sample_triplane
 
@@ -18,6 +21,11 @@ __all__ = [
     "backend_line",
     "composite",
     "decode",
+    "importance_t",
+    "merge_samples",
+    "patch_rays",
+    "philox_normal",
+    "philox_uniform",
     "reason",
     "render",
     "sample_triplane",

@@ -33,6 +33,7 @@ def composite(
     last_delta: float | Tensor,
     *,
     last_back: bool = False,
+    early_stop_eps: float = 0.0,
 ) -> Composite:
     """Integrates colour and depth along rays (composite 1-5).
 
@@ -45,21 +46,33 @@ def composite(
         and >= 0, one number or [B, R] (1e10: the last sample takes all that is left).
     last_back: adds what the ray has not absorbed, 1 - sum w, to the last weight before the sums of
         features and depth; `opacity` is taken before.
+    early_stop_eps: in [0, 1); where no gradient is wanted, a ray ends at the first sample that less
+        than this share of its light reaches (composite 10): weights from there on are 0 (but for
+        last_back), colours are not read, `transmittance` is what reached that sample. No feature
+        moves by more than eps max|c|, or 2 eps max|c| with last_back. With a gradient: not applied.
     Returns `Composite`. Differentiable in colors, densities, t and last_delta; the second
     derivative runs through plain torch. float32 and float64 run natively, other dtypes in plain
     torch. Two runs agree bit for bit. No samples: features, depth and opacity 0, transmittance 1.
-    Raises ValueError for a wrong shape, device or last_delta, TypeError for a wrong dtype.
+    Raises ValueError for a wrong shape, device, last_delta or early_stop_eps, TypeError for a wrong
+    dtype.
     """
-    _check(colors, densities, t, last_delta)
+    _check(colors, densities, t, last_delta, early_stop_eps)
     last = last_delta if isinstance(last_delta, Tensor) else t.new_full(t.shape[:2], last_delta)
+    wants_grad = any(x.requires_grad for x in (colors, densities, t, last))
+    eps = 0.0 if wants_grad and torch.is_grad_enabled() else early_stop_eps
     if not _native.runs_native(colors):
-        return _composite_reference(colors, densities, t, last, last_back)
+        return _composite_reference(colors, densities, t, last, last_back, eps)
     tensors = [x.contiguous() for x in (colors, densities, t, last)]
-    return Composite(*_Composite.apply(*tensors, last_back))
+    return Composite(*_Composite.apply(*tensors, last_back, eps))
 
 
 def _composite_reference(
-    colors: Tensor, densities: Tensor, t: Tensor, last_delta: Tensor, last_back: bool
+    colors: Tensor,
+    densities: Tensor,
+    t: Tensor,
+    last_delta: Tensor,
+    last_back: bool,
+    early_stop_eps: float = 0.0,
 ) -> Composite:
     """`composite` in plain torch: any dtype and device, differentiable at any order."""
     samples = t.shape[-1]
@@ -67,13 +80,30 @@ def _composite_reference(
     decay = torch.exp(-delta * densities)
     light = torch.cat([torch.ones_like(last_delta).unsqueeze(-1), decay + 1e-10], -1).cumprod(-1)
     weights = (1 - decay) * light[..., :-1]
+    last_lit = torch.full_like(last_delta, max(samples - 1, 0), dtype=torch.int64)
+    if early_stop_eps > 0 and samples:
+        dark = (light[..., :-1] < early_stop_eps).cummax(-1).values
+        weights = torch.where(dark, 0, weights)
+        last_lit = torch.where(dark[..., -1], dark.to(torch.uint8).argmax(-1), last_lit)
+        colors = torch.where(dark[..., None] & _all_but_last(dark, last_back), 0, colors)
     opacity = weights.sum(-1)
     if last_back and samples:
         weights = torch.cat([weights[..., :-1], (weights[..., -1] + 1 - opacity).unsqueeze(-1)], -1)
     features = (weights.unsqueeze(-1) * colors).sum(-2)
     return Composite(
-        features, (weights * t).sum(-1), weights, light[..., max(samples - 1, 0)], opacity
+        features,
+        (weights * t).sum(-1),
+        weights,
+        light.gather(-1, last_lit.unsqueeze(-1)).squeeze(-1),
+        opacity,
     )
+
+
+def _all_but_last(dark: Tensor, last_back: bool) -> Tensor:
+    """[S, 1]: the samples whose colour an early stop leaves unread."""
+    unread = torch.ones(dark.shape[-1], 1, dtype=torch.bool, device=dark.device)
+    unread[-1] = not last_back
+    return unread
 
 
 class _Composite(torch.autograd.Function):
@@ -81,7 +111,13 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, colors: Tensor, densities: Tensor, t: Tensor, last_delta: Tensor, last_back: bool
+        ctx: Any,
+        colors: Tensor,
+        densities: Tensor,
+        t: Tensor,
+        last_delta: Tensor,
+        last_back: bool,
+        early_stop_eps: float,
     ) -> tuple[Tensor, ...]:
         inputs = (colors, densities, t, last_delta)
         rays, channels = t.shape[:2], colors.shape[-1]
@@ -89,7 +125,7 @@ class _Composite(torch.autograd.Function):
         outputs = tuple(t.new_empty(size) for size in sizes)
         _native.core().composite_forward(
             _native.launch(t),
-            _shape(colors, last_back),
+            _shape(colors, last_back, early_stop_eps),
             _native.addresses(*inputs),
             _native.addresses(*outputs),
         )
@@ -109,7 +145,7 @@ class _Composite(torch.autograd.Function):
             ) -> Composite:
                 return _composite_reference(colors, densities, t, last_delta, ctx.last_back)
 
-            return *composable_grads(reference, inputs, needed, grad_outputs), None
+            return *composable_grads(reference, inputs, needed, grad_outputs), None, None
         grads = [None if grad is None else grad.contiguous() for grad in grad_outputs]
         grad_inputs = [
             torch.empty_like(x) if need else None for x, need in zip(inputs, needed, strict=True)
@@ -123,17 +159,25 @@ class _Composite(torch.autograd.Function):
             _native.addresses(*grads),
             _native.addresses(*scratch),
         )
-        return scratch[0], scratch[1] if needed[1] else None, *scratch[2:], None
+        return scratch[0], scratch[1] if needed[1] else None, *scratch[2:], None, None
 
 
-def _shape(colors: Tensor, last_back: bool) -> Any:
+def _shape(colors: Tensor, last_back: bool, early_stop_eps: float = 0.0) -> Any:
     """Sizes as the core takes them: B and R are one."""
     batch, rays, samples, channels = colors.shape
-    return _native.core().CompositeShape(batch * rays, samples, channels, last_back)
+    return _native.core().CompositeShape(batch * rays, samples, channels, last_back, early_stop_eps)
 
 
-def _check(colors: Tensor, densities: Tensor, t: Tensor, last_delta: float | Tensor) -> None:
+def _check(
+    colors: Tensor,
+    densities: Tensor,
+    t: Tensor,
+    last_delta: float | Tensor,
+    early_stop_eps: float,
+) -> None:
     op = "composite"
+    if not 0 <= early_stop_eps < 1:
+        raise ValueError(f"{op}: early_stop_eps must be in [0, 1), got {early_stop_eps}")
     check_floating(op, "colors", colors)
     if colors.ndim != 4:
         raise ValueError(f"{op}: colors must have shape [B, R, S, C], got {list(colors.shape)}")

@@ -5,7 +5,7 @@ section 4); blocks: Chen et al., arXiv:1604.06174. Formulas: docs/math/decoder.m
 
 The hidden activations of all points are many times larger than the input and the output; so a CPU
 works through the points block by block and the backward pass computes a block's activations again
-(gradient checkpointing inside the cache).
+(gradient checkpointing inside the cache). A GPU does the same tile by tile in shared memory.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from epigraf.ops._autograd import composable_grads
 from epigraf.ops._checks import check_floating, check_like, check_shape
 
 _BLOCK = 4096  # points whose activations stay in the cache
+_MAX_LAYERS = 8  # of the GPU kernels, whose smallest tile (8 points and one of padding) must fit
+_SHARED_BYTES, _TILE_STRIDE = 48 * 1024, 9
 
 
 def decode(
@@ -44,14 +46,18 @@ def decode(
         The first O - 1 outputs [..., O - 1], and the last one [...]; both contiguous.
 
     Differentiable in features, weights and biases; second derivatives run through plain torch.
-    On a CPU float32 and float64 go block by block, all else through plain torch. Two runs with the
-    same number of threads agree bit for bit.
+    float32 and float64 go block by block on a CPU, tile by tile on a GPU (up to 8 layers whose
+    widths fit its shared memory), all else through plain torch. Two runs with the same number of
+    threads agree bit for bit; on a GPU the gradients of weights and biases agree but for rounding.
     Raises ValueError for a wrong shape, device or slope, TypeError for a wrong dtype.
     """
     _check(features, weights, biases, slope)
     flat = features.reshape(features.shape[:-1].numel(), features.shape[-1])
     if flat.device.type == "cpu" and not _native.needs_reference(flat):
         rest, last = _Decode.apply(slope, flat, *weights, *biases)
+    elif flat.device.type == "cuda" and _native.runs_native(flat) and _fits(flat, weights):
+        tensors = [x.contiguous() for x in (flat, *weights, *biases)]
+        rest, last = _DecodeTiles.apply(slope, *tensors)
     else:
         rest, last = _decode_reference(flat, weights, biases, slope)
     shape = features.shape[:-1]
@@ -96,12 +102,7 @@ class _Decode(torch.autograd.Function):
         features, *params = ctx.saved_tensors
         layers = len(params) // 2
         if torch.is_grad_enabled():
-
-            def reference(features: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-                return _decode_reference(features, params[:layers], params[layers:], ctx.slope)
-
-            needed, grads = ctx.needs_input_grad[1:], (grad_rest, grad_last)
-            return None, *composable_grads(reference, (features, *params), needed, grads)
+            return None, *_second_order(ctx, features, params, (grad_rest, grad_last))
         weights, biases = params[:layers], params[layers:]
         wanted = zip(params, ctx.needs_input_grad[2:], strict=True)
         grad_params = [torch.zeros_like(p) if need else None for p, need in wanted]
@@ -113,6 +114,74 @@ class _Decode(torch.autograd.Function):
             out = None if grad_features is None else grad_features[part]
             _block_backward(grad, hidden, weights, ctx.slope, grad_params, out)
         return None, grad_features, *grad_params
+
+
+class _DecodeTiles(torch.autograd.Function):
+    """The GPU kernels on contiguous tensors; keeps the inputs only (decoder 9)."""
+
+    @staticmethod
+    def forward(ctx: Any, slope: float, features: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        points, outputs = len(features), len(params[-1])
+        rest, last = features.new_empty(points, outputs - 1), features.new_empty(points)
+        _native.core().decoder_forward(
+            _native.launch(features),
+            _widths(features, params),
+            slope,
+            points,
+            _native.addresses(*params),
+            _native.addresses(features, rest, last),
+        )
+        ctx.save_for_backward(features, *params)
+        ctx.slope = slope
+        ctx.set_materialize_grads(False)
+        return rest, last
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_rest: Tensor | None, grad_last: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        features, *params = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, *_second_order(ctx, features, params, (grad_rest, grad_last))
+        wanted = zip(params, ctx.needs_input_grad[2:], strict=True)
+        grad_params = [torch.zeros_like(p) if need else None for p, need in wanted]
+        grad_features = torch.empty_like(features) if ctx.needs_input_grad[1] else None
+        grads = [None if g is None else g.contiguous() for g in (grad_rest, grad_last)]
+        _native.core().decoder_backward(
+            _native.launch(features),
+            _widths(features, params),
+            ctx.slope,
+            len(features),
+            _native.addresses(*params),
+            _native.addresses(features, *grads, grad_features),
+            _native.addresses(*grad_params),
+        )
+        return None, grad_features, *grad_params
+
+
+def _widths(features: Tensor, params: Sequence[Tensor]) -> list[int]:
+    """Of the input and of every layer's outputs."""
+    return [features.shape[-1], *(len(w) for w in params[: len(params) // 2])]
+
+
+def _fits(features: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether the GPU kernels take these layers."""
+    widths = _widths(features, [*weights, *weights])
+    rows = max(sum(widths), 2 * max(widths))
+    bytes_needed = rows * _TILE_STRIDE * features.element_size()
+    return len(weights) <= _MAX_LAYERS and bytes_needed <= _SHARED_BYTES
+
+
+def _second_order(
+    ctx: Any, features: Tensor, params: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated again."""
+    layers = len(params) // 2
+
+    def reference(features: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+        return _decode_reference(features, params[:layers], params[layers:], ctx.slope)
+
+    return composable_grads(reference, (features, *params), ctx.needs_input_grad[1:], grads)
 
 
 def _hidden(

@@ -7,13 +7,12 @@ stratification.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from epigraf import ops
 from epigraf.rendering.patches import PatchParams
 
 
@@ -43,25 +42,36 @@ def pixel_directions(
     view is the full angle in degrees, one number or one per sample [B]; a patch narrows the grid
     before the directions are normalised. B is 1 where neither gives a batch.
     """
-    fov = torch.as_tensor(fov_degrees, dtype=torch.float32)
-    device = patch.scales.device if patch is not None else fov.device
-    fov = fov.to(device).reshape(-1, 1, 1)
-    x = torch.linspace(-1, 1, width, device=device)[None]
-    y = torch.linspace(1, -1, height, device=device)[None]
-    if patch is not None:
-        x, y = patch.place(x, y)
-    batch = max(len(x), len(fov))
-    if len(fov) not in (1, batch) or len(x) not in (1, batch):
+    fov = torch.as_tensor(fov_degrees, dtype=torch.float32).reshape(-1)
+    like = fov if patch is None else patch.scales
+    patches = 1 if patch is None else len(patch)
+    batch = max(patches, len(fov))
+    if len(fov) not in (1, batch) or patches not in (1, batch):
         raise ValueError(
-            f"pixel_directions: fov must have 1 or {len(x)} elements (the patch batch), "
+            f"pixel_directions: fov must have 1 or {patches} elements (the patch batch), "
             f"got {len(fov)}"
         )
-    z = -1 / torch.tan(fov * (math.pi / 360))
-    shape = (batch, height, width)
-    grid = torch.stack(
-        [x[:, None, :].expand(shape), y[:, :, None].expand(shape), z.expand(shape)], dim=-1
-    )
-    return F.normalize(grid.view(batch, height * width, 3), dim=-1)
+    identity = torch.eye(4, dtype=like.dtype, device=like.device).expand(batch, 4, 4)
+    return patch_rays(identity, height, width, fov, patch).directions
+
+
+def patch_rays(
+    cam2world: Tensor,
+    height: int,
+    width: int,
+    fov_degrees: float | Tensor,
+    patch: PatchParams | None = None,
+) -> Rays:
+    """Rays of cameras [B, 4, 4] through the pixels of a patch, in the matrices' dtype and device.
+
+    The same as `make_rays` of `pixel_directions`, in one pass over memory. One patch serves all
+    cameras.
+    """
+    scales = offsets = None
+    if patch is not None:
+        batch = len(cam2world) if len(patch) == 1 else len(patch)
+        scales, offsets = (x.to(cam2world).expand(batch, 2) for x in (patch.scales, patch.offsets))
+    return Rays(*ops.patch_rays(cam2world, fov_degrees, height, width, scales, offsets))
 
 
 def make_rays(cam2world: Tensor, directions_camera: Tensor) -> Rays:

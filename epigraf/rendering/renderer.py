@@ -20,10 +20,10 @@ from torch import Tensor
 from epigraf.config import ClampMode, LastInterval, RenderBackend
 from epigraf.ops import use_reference
 from epigraf.ops.composite import Composite, composite
+from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
-from epigraf.rendering.importance import importance_t, merge_samples
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
@@ -97,7 +97,8 @@ class RenderOptions:
     one. ``deterministic`` switches the jitter and the random importance samples off. ``max_rays``
     bounds the rays of one pass (memory); the values do not depend on it. ``backend`` FUSED takes
     the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
-    REFERENCE plain torch.
+    REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
+    may leave out what lies behind a transmittance below it (features within eps max|colour|).
     """
 
     num_coarse: int
@@ -116,6 +117,7 @@ class RenderOptions:
     deterministic: bool = False
     max_rays: int | None = None
     backend: RenderBackend = RenderBackend.FUSED
+    early_stop_eps: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_coarse < 2 or (self.num_fine > 0 and self.num_coarse < 3):
@@ -224,7 +226,14 @@ def _march_samples(
         fine = _evaluate(field, rays, t_fine, trace, "fine")
         colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
     result = integrate_samples(
-        colors, raw, t, segment, options, noise.final_density, last_back=options.last_back
+        colors,
+        raw,
+        t,
+        segment,
+        options,
+        noise.final_density,
+        last_back=options.last_back,
+        early_stop_eps=options.early_stop_eps,
     )
     trace_final(trace, colors, raw, t, result)
     return result
@@ -326,16 +335,17 @@ def integrate_samples(
     noise: Tensor | None,
     *,
     last_back: bool = False,
+    early_stop_eps: float = 0.0,
 ) -> Composite:
     """Composite colours [B, R, S, 3] and raw densities [B, R, S] at increasing t [B, R, S].
 
     ``noise`` [B, R, S] (or None) is scaled by the options' density_noise_std; the segment says
-    where the last interval ends. ``last_back`` of the options is for the final pass only, so it is
-    passed in.
+    where the last interval ends. ``last_back`` and ``early_stop_eps`` of the options are for the
+    final pass only, so they are passed in.
     """
     sigma = activate_density(raw, options, noise)
     last = _last_delta(t, segment, options)
-    return composite(colors, sigma, t, last, last_back=last_back)
+    return composite(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
 
 
 def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float | Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from epigraf.ops.composite import Composite
-from epigraf.rendering.importance import PDF_EPSILON
+from epigraf.ops.importance import PDF_EPSILON
 
 Trace = dict[str, Tensor]
 

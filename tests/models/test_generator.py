@@ -15,7 +15,7 @@ from epigraf.ops import available, reason
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.patches import PatchParams
-from epigraf.rendering.rays import make_rays, pixel_directions
+from epigraf.rendering.rays import patch_rays
 
 ANGLES = torch.tensor([[0.4, 1.2, 0.0], [-2.0, 1.9, 0.0]])
 
@@ -129,7 +129,7 @@ def test_the_sphere_is_seen_along_the_rays_with_the_last_latents() -> None:
     generator = make(config(SPHERE))
     ws = styles(generator)
     behind = render(generator, View(bg_only=True)).image
-    rays = make_rays(cam2world(ANGLES, 1.0), pixel_directions(16, 16, 30.0))
+    rays = patch_rays(cam2world(ANGLES, 1.0), 16, 16, 30.0)
     with torch.no_grad():
         expected = generator.background(ws[:, -4:], rays, jitter=False, draws=RandomDraws(0))
     torch.testing.assert_close(behind.flatten(2).transpose(1, 2), expected)

@@ -326,3 +326,68 @@ def test_wrong_arguments(
 ) -> None:
     with pytest.raises(error, match=f"^{message}$"):
         composite(*arguments)
+
+
+@pytest.mark.parametrize("last_back", [False, True])
+def test_early_stop_by_hand(backend: str, device: torch.device, last_back: bool) -> None:
+    """Half and a quarter are absorbed; a quarter, less than eps, reaches the third sample."""
+    place = {"dtype": torch.float64, "device": device}
+    colors = torch.tensor([2.0, 4.0, math.nan, 8.0], **place).view(1, 1, 4, 1)
+    densities = torch.tensor([math.log(2), math.log(2), 0, 5], **place).view(1, 1, 4)
+    t = torch.arange(1.0, 5, **place).view(1, 1, 4)
+    result = composite(colors, densities, t, 1.0, last_back=last_back, early_stop_eps=0.3)
+    rest = 0.25 if last_back else 0.0
+    expected = torch.tensor([0.5, 0.25, 0, rest], **place).view(1, 1, 4)
+    torch.testing.assert_close(result.weights, expected, rtol=0, atol=1e-9)
+    numbers = [result.features, result.depth, result.opacity, result.transmittance]
+    for value, known in zip(numbers, (2 + rest * 8, 1 + rest * 4, 0.75, 0.25), strict=True):
+        assert value.item() == pytest.approx(known, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(0, 70), st.integers(1, 4)),
+    eps=st.floats(0, 0.99),
+    last_back=st.booleans(),
+    reference=st.booleans(),
+)
+def test_early_stop_keeps_its_bound(
+    shape: tuple[int, int, int, int], eps: float, last_back: bool, reference: bool
+) -> None:
+    """(composite 10): features within eps max|c| (twice with last_back), the rest within eps."""
+    inputs = tuple(x.detach() for x in make_inputs(shape))
+    exact = composite(*inputs, last_back=last_back)
+    with use_reference(reference):
+        ours = composite(*inputs, last_back=last_back, early_stop_eps=eps)
+    largest = inputs[0].abs().max() if inputs[0].numel() else 0
+    bound = eps * (1 + 1e-7) * (2 if last_back else 1)
+    assert ((ours.features - exact.features).abs() <= bound * largest + 1e-12).all()
+    assert ((ours.opacity - exact.opacity).abs() <= bound + 1e-12).all()
+    assert ((ours.transmittance - exact.transmittance).abs() <= bound + 1e-12).all()
+    lit = exact.weights == ours.weights
+    assert (lit | (ours.weights == 0) | last_back).all()
+
+
+@pytest.mark.parametrize("last_back", [False, True])
+def test_early_stop_is_its_reference(native: None, device: torch.device, last_back: bool) -> None:
+    inputs = [x.detach().to(device) for x in make_inputs((2, 33, 70, 3))]
+    ours = composite(*inputs, last_back=last_back, early_stop_eps=0.05)
+    with use_reference():
+        theirs = composite(*inputs, last_back=last_back, early_stop_eps=0.05)
+    assert (theirs.weights[..., -2] == 0).any()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_early_stop_waits_where_a_gradient_is_wanted(backend: str) -> None:
+    inputs = make_inputs((1, 5, 40, 3))
+    exact = composite(*inputs)
+    assert torch.equal(composite(*inputs, early_stop_eps=0.5).features, exact.features)
+    with torch.no_grad():
+        assert not torch.equal(composite(*inputs, early_stop_eps=0.5).features, exact.features)
+
+
+@pytest.mark.parametrize("eps", [-0.1, 1.0, math.nan])
+def test_wrong_early_stop(eps: float) -> None:
+    with pytest.raises(ValueError, match=r"^composite: early_stop_eps must be in \[0, 1\), got "):
+        composite(C, D, D, 1.0, early_stop_eps=eps)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from epigraf.ops import available, sample_triplane, use_reference
+from epigraf.ops.triplane import PIXELS_PER_POINT, reads_in_place
 
 # One channel, 2 rows and 3 columns. Plane (x, y), plane (x, z), plane (y, z).
 WORKED_PLANES = [
@@ -246,13 +247,100 @@ def test_float32_is_as_accurate_as_torch(native: None) -> None:
     assert ours <= 2 * theirs
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_runs_the_reference(dtype: torch.dtype) -> None:
-    planes, points = make_inputs((1, 9, 8, 4, 4), dtype)
-    features = sample_triplane(planes, points)
-    assert features.dtype == dtype
-    expected = grid_sample_triplane(planes.float(), points.float())
-    torch.testing.assert_close(features.float(), expected, rtol=0.1, atol=0.1)
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+
+
+@HALVES
+@pytest.mark.parametrize("points_dtype", [torch.float32, None])
+@pytest.mark.parametrize("points", [0, 1, 31, 33])
+@pytest.mark.parametrize("channels", [1, 8, 33])
+def test_16_bits_are_float32_rounded_once(
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    points_dtype: torch.dtype | None,
+    points: int,
+    channels: int,
+) -> None:
+    """Features and gradients are those of float32 arithmetic on the same numbers, rounded."""
+    planes, where = (x.detach().to(device) for x in make_inputs((2, points, channels, 5, 4)))
+    inputs = planes.to(dtype).requires_grad_(), where.to(points_dtype or dtype).requires_grad_()
+    features = sample_triplane(*inputs)
+    cotangent = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+    cotangent = cotangent.to(device, dtype)
+    ours = [features, *torch.autograd.grad(features, inputs, cotangent)]
+    exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
+    exact = grid_sample_triplane(*exact_inputs)
+    theirs = [exact, *torch.autograd.grad(exact, exact_inputs, cotangent.double())]
+    for x, y, like in zip(ours, theirs, (inputs[0], *inputs), strict=True):
+        assert x.dtype == like.dtype
+        eps = torch.finfo(x.dtype).eps
+        torch.testing.assert_close(x.double(), y, rtol=0.51 * eps, atol=3e-5)
+
+
+@HALVES
+def test_16_bits_are_as_accurate_as_torch(backend: str, dtype: torch.dtype) -> None:
+    """The error is at most twice that of torch's grid_sample in this dtype."""
+    planes, points = (x.detach() for x in make_inputs((1, 500, 32, 16, 16)))
+    planes, points = planes.to(dtype).requires_grad_(), points.to(dtype)
+    exact = grid_sample_triplane(planes.double(), points.double())
+    ours, theirs = sample_triplane(planes, points), grid_sample_triplane(planes, points)
+    assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max()
+    exact_planes = planes.detach().double().requires_grad_()
+    exact = grid_sample_triplane(exact_planes, points.double())
+    (expected,) = torch.autograd.grad(exact.sum(), exact_planes)
+    errors = [torch.autograd.grad(x.sum(), planes)[0].double() - expected for x in (ours, theirs)]
+    assert errors[0].abs().max() <= 2 * errors[1].abs().max()
+
+
+@HALVES
+def test_16_bits_have_second_derivatives(backend: str, dtype: torch.dtype) -> None:
+    planes, points = (x.detach() for x in make_inputs((1, 9, 4, 5, 4)))
+    planes, points = planes.to(dtype).requires_grad_(), points.float().requires_grad_()
+    features = sample_triplane(planes, points).float()
+    (slope,) = torch.autograd.grad(features.square().sum(), points, create_graph=True)
+    (again,) = torch.autograd.grad(slope.square().sum(), planes)
+    assert again.dtype == dtype
+    assert again.isfinite().all()
+    assert again.any()
+
+
+@pytest.mark.parametrize("points", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_few_points_read_any_layout_in_place(native: None, points: int, dtype: torch.dtype) -> None:
+    """The values and gradients of the copy, the gradient in the layout of the planes."""
+    planes, where = (x.detach() for x in make_inputs((2, points, 6, 9, 8)))
+    planes, where = planes.to(dtype), where.to(dtype if dtype != torch.float16 else torch.float32)
+    assert reads_in_place(planes, points)
+    views = [planes, planes.transpose(3, 4).contiguous().transpose(3, 4), F.pad(planes, (1, 2))]
+    views[2] = views[2][..., 1:-2]
+    pixels = planes.movedim(2, 4).contiguous().movedim(4, 2)
+    assert not reads_in_place(pixels, points)
+    expected = value_and_grads(sample_triplane, pixels.requires_grad_(), where.requires_grad_())
+    for view in views:
+        assert reads_in_place(view, points)
+        ours = value_and_grads(sample_triplane, view.detach().requires_grad_(), where)
+        for a, b in zip(ours, expected, strict=True):
+            torch.testing.assert_close(a, b)
+    assert ours[1].shape == planes.shape
+
+
+def test_many_points_pay_for_a_copy() -> None:
+    planes = torch.zeros(1, 3, 4, 8, 8)
+    limit = 3 * 8 * 8 // PIXELS_PER_POINT
+    assert reads_in_place(planes, limit)
+    assert not reads_in_place(planes, limit + 1)
+    assert not reads_in_place(planes[:, :, :1].expand(1, 3, 4, 8, 8), 1)
+
+
+def test_gradient_of_a_slice_of_channels_last_planes(native: None) -> None:
+    """Planes and their gradient then have different strides."""
+    planes, points = make_inputs((1, 31, 6, 5, 4))
+    expected = value_and_grads(grid_sample_triplane, planes, points)
+    wide = F.pad(planes.detach().movedim(2, 4), (0, 0, 1, 2))[..., 1:-2, :].movedim(4, 2)
+    ours = value_and_grads(sample_triplane, wide.requires_grad_(), points)
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_only_the_wanted_gradient(backend: str) -> None:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.patches import PatchParams, full_image
-from epigraf.rendering.rays import Rays, make_rays, pixel_directions, ray_segment, stratified_t
+from epigraf.rendering.rays import (
+    Rays,
+    make_rays,
+    patch_rays,
+    pixel_directions,
+    ray_segment,
+    stratified_t,
+)
 
 
 def test_directions_of_a_wide_camera() -> None:
@@ -40,6 +47,20 @@ def test_an_anisotropic_patch_narrows_the_grid() -> None:
     np.testing.assert_allclose(slopes[:, 0, 1], [0.8, 0.6, 0.4], atol=1e-6)
     whole = pixel_directions(3, 3, 90.0, full_image(1, d))
     torch.testing.assert_close(whole, pixel_directions(3, 3, 90.0))
+
+
+def test_patch_rays_are_pixel_directions_turned_by_the_camera() -> None:
+    angles = torch.tensor([[0.3, 1.1, 0.0], [2.0, 0.7, 0.0]])
+    fov = torch.tensor([20.0, 40.0])
+    for patch in (
+        None,
+        PatchParams(torch.tensor([[0.5, 0.2]]), torch.tensor([[0.1, 0.7]])),
+        PatchParams(torch.tensor([[0.5, 0.2], [1, 0.4]]), torch.tensor([[0.1, 0.7], [0, 0.2]])),
+    ):
+        expected = make_rays(cam2world(angles, 1.5), pixel_directions(3, 4, fov, patch))
+        ours = patch_rays(cam2world(angles, 1.5), 3, 4, fov, patch)
+        torch.testing.assert_close(ours.origins, expected.origins)
+        torch.testing.assert_close(ours.directions, expected.directions)
 
 
 def test_the_centre_ray_meets_the_origin() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from epigraf.config import ClampMode, LastInterval
+from epigraf.ops.importance import importance_t
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws, ReplayDraws
-from epigraf.rendering.importance import importance_t
 from epigraf.rendering.rays import Rays, make_rays, pixel_directions
 from epigraf.rendering.renderer import (
     FieldSample,
@@ -209,6 +209,18 @@ def test_chunks_change_nothing(max_rays: int) -> None:
 
     for whole, parts in zip(render(None), render(max_rays), strict=True):
         assert torch.equal(whole, parts)
+
+
+@pytest.mark.parametrize("last_back", [False, True])
+def test_early_stop_leaves_out_what_is_hidden(last_back: bool) -> None:
+    def render(eps: float):
+        o = options(density_gain=30.0, last_back=last_back, early_stop_eps=eps)
+        return render_rays(field, rays(), o, draws=RandomDraws(5))
+
+    exact, stopped = render(0.0), render(0.1)
+    error = (stopped.features - exact.features).abs().max()
+    assert 0 < error < 0.1 * 2.0 * (2 if last_back else 1)  # colours are at most 2
+    assert (stopped.opacity - exact.opacity).abs().max() < 0.1
 
 
 def test_importance_follows_the_weights() -> None:

@@ -20,6 +20,7 @@ namespace epigraf {
 struct CompositeShape {
   int64_t rays, samples, channels;
   bool last_back;
+  double early_stop_eps = 0;  // (composite 10), of the forward pass
 };
 
 template <typename T>
@@ -102,12 +103,15 @@ EPIGRAF_HD T composite_step_vjp(T thickness, T transmittance, T grad_weight,
                                      grad_transmittance);
 }
 
-// (composite 4): features from the finished weights, kBlock channels at a time.
+// (composite 4): features from the finished weights of the `lit` samples in front, kBlock channels
+// at a time; behind those only the last weight can be more than 0, by last_back.
 template <int kBlock, typename T>
 EPIGRAF_HD void composite_features(const CompositeRay<T>& ray, const CompositeShape& shape,
-                                   const CompositeOut<T>& out, int64_t first) {
+                                   const CompositeOut<T>& out, int64_t lit, int64_t first) {
   Carry sum[kBlock] = {};
-  for (int64_t k = 0; k < shape.samples; ++k) {
+  const int64_t steps = lit < shape.samples && shape.last_back ? lit + 1 : lit;
+  for (int64_t i = 0; i < steps; ++i) {
+    const int64_t k = i < lit ? i : shape.samples - 1;
     const T* color = ray.colors + k * shape.channels + first;
     for (int c = 0; c < kBlock; ++c) sum[c] += static_cast<Carry>(out.weights[k]) * color[c];
   }
@@ -120,8 +124,11 @@ EPIGRAF_HD void composite_ray(const CompositeRay<T>& ray, const CompositeShape& 
                               const CompositeOut<T>& out) {
   const int64_t samples = shape.samples, channels = shape.channels;
   Carry depth = 0, opacity = 0, transmittance = 1, before_last = 1;
+  int64_t lit = 0;  // samples in front of the early stop
   for (int64_t k = 0; k < samples; ++k) {
     before_last = transmittance;
+    if (transmittance < shape.early_stop_eps) break;
+    ++lit;
     T weight = composite_step(composite_delta(ray, k, samples) * ray.densities[k], transmittance);
     opacity += weight;
     if (shape.last_back && k + 1 == samples)
@@ -129,12 +136,16 @@ EPIGRAF_HD void composite_ray(const CompositeRay<T>& ray, const CompositeShape& 
     out.weights[k] = weight;
     depth += static_cast<Carry>(weight) * ray.t[k];
   }
+  for (int64_t k = lit; k < samples; ++k) {
+    out.weights[k] = shape.last_back && k + 1 == samples ? static_cast<T>(1 - opacity) : T(0);
+    depth += static_cast<Carry>(out.weights[k]) * ray.t[k];
+  }
   *out.depth = static_cast<T>(depth);
   *out.transmittance = static_cast<T>(before_last);
   *out.opacity = static_cast<T>(opacity);
   int64_t c = 0;
-  for (; c + 3 <= channels; c += 3) composite_features<3>(ray, shape, out, c);
-  for (; c < channels; ++c) composite_features<1>(ray, shape, out, c);
+  for (; c + 3 <= channels; c += 3) composite_features<3>(ray, shape, out, lit, c);
+  for (; c < channels; ++c) composite_features<1>(ray, shape, out, lit, c);
 }
 
 // (composite 6): dL/d(weight k after the last_back edit).

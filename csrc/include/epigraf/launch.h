@@ -7,6 +7,9 @@
 #include <type_traits>
 
 #include "epigraf/composite.h"
+#include "epigraf/importance.h"
+#include "epigraf/philox.h"
+#include "epigraf/rays.h"
 #include "epigraf/render.h"
 #include "epigraf/triplane.h"
 
@@ -18,24 +21,78 @@ struct Stream {
   void* handle;
 };
 
-template <typename T>
+// Planes and features are T, or 16 bits where T is float.
+template <typename T, typename P = T>
 struct TriplaneForward {
   TriplaneShape shape;
-  const T* planes;  // [B, 3, H, W, F] in the shape's strides
+  const P* planes;  // [B, 3, H, W, F] in the shape's strides
   const T* points;  // [B, P, 3] contiguous
-  T* features;      // [B, P, F] contiguous, overwritten
+  P* features;      // [B, P, F] contiguous, overwritten
 };
 
 // grad_planes (in the shape's strides) is added to: the caller zeroes it. grad_points is
 // overwritten. Either may be null; planes is read only for grad_points.
-template <typename T>
+template <typename T, typename P = T>
 struct TriplaneBackward {
   TriplaneShape shape;
-  const T* planes;
+  const P* planes;
   const T* points;
-  const T* grad_features;  // [B, P, F] contiguous
+  const P* grad_features;  // [B, P, F] contiguous
   T* grad_planes;
   T* grad_points;  // [B, P, 3] contiguous
+};
+
+// The numbers offset ... offset + count - 1 of a stream of a seed (philox 2-4).
+template <typename T>
+struct PhiloxFill {
+  uint64_t seed;
+  uint32_t stream;
+  uint64_t offset;
+  int64_t count;
+  bool normal;  // instead of uniform
+  T* numbers;   // [count], overwritten
+};
+
+// Depths of F draws a ray, in their order; S >= 3.
+template <typename T>
+struct ImportanceForward {
+  int64_t rays, samples, draws;
+  const T* t;        // [rays, S]
+  const T* weights;  // [rays, S]
+  const T* u;        // [rays, F]; rows u_stride apart
+  int64_t u_stride;
+  T* depths;  // [rays, F], overwritten
+};
+
+struct MergeShape {
+  int64_t rays, fine, coarse, channels;  // F, S, C
+};
+
+// One set of samples, or its gradient.
+template <typename P>
+struct MergeSamples {
+  P colors;     // [rays, samples, C]
+  P densities;  // [rays, samples]
+  P t;          // [rays, samples]
+};
+
+// `order` [rays, F + S] receives the number of the sample at each place: fine ones from 0, coarse
+// ones from F.
+template <typename T>
+struct MergeForward {
+  MergeShape shape;
+  MergeSamples<const T*> fine, coarse;
+  MergeSamples<T*> merged;  // of F + S samples, overwritten
+  int32_t* order;
+};
+
+// Gradients of `merged` (null: zero) and of the inputs (null: not wanted; else overwritten).
+template <typename T>
+struct MergeBackward {
+  MergeShape shape;
+  const int32_t* order;
+  MergeSamples<const T*> grad;
+  MergeSamples<T*> grad_fine, grad_coarse;
 };
 
 // The pointers of all rays: row r of an array starts r times its row length further.
@@ -59,6 +116,92 @@ struct CompositeBackward {
   CompositeGradOut<T> grad;    // as CompositeForward::out; null means zero
   CompositeGradIn<T> grad_in;  // as the inputs; overwritten; only densities must not be null
 };
+
+// The decoder at points [0, points); net.widths[layers] = O may be any number >= 2.
+template <typename T>
+struct DecoderForward {
+  int64_t points;
+  DecoderLayers<T> net;
+  const T* features;  // [P, F]
+  T* rest;            // [P, O - 1], overwritten
+  T* last;            // [P], overwritten
+};
+
+// Gradients of the outputs (null: zero), of the features (overwritten) and of the parameters (added
+// to: the caller zeroes them); null: not wanted.
+template <typename T>
+struct DecoderBackward {
+  int64_t points;
+  DecoderLayers<T> net;
+  const T* features;
+  const T* grad_rest;
+  const T* grad_last;
+  T* grad_features;
+  T* grad_weights[kMaxLayers];
+  T* grad_biases[kMaxLayers];
+};
+
+// The rays of a patch, row by row from the top.
+template <typename T>
+struct PatchRays {
+  int64_t batch, height, width;
+  const T* cam2world;  // [B, 4, 4]
+  const T* fov;        // degrees; the next one fov_stride further (0: one for all)
+  int64_t fov_stride;
+  const T* scales;   // [B, 2], or null: the whole image
+  const T* offsets;  // [B, 2], or null with scales
+  T* origins;        // [B, R, 3], overwritten
+  T* directions;     // [B, R, 3], overwritten
+};
+
+template <typename T>
+EPIGRAF_HD PatchCamera<T> patch_camera(const PatchRays<T>& p, int64_t b) {
+  PatchCamera<T> camera = {};
+  for (int i = 0; i < 12; ++i) camera.cam2world[i] = p.cam2world[16 * b + i];
+  camera.focal = focal_of_fov(p.fov[b * p.fov_stride]);
+  camera.scale_x = p.scales ? p.scales[2 * b] : T(1);
+  camera.scale_y = p.scales ? p.scales[2 * b + 1] : T(1);
+  camera.offset_x = p.scales ? p.offsets[2 * b] : T(0);
+  camera.offset_y = p.scales ? p.offsets[2 * b + 1] : T(0);
+  return camera;
+}
+
+// One row of samples moved: place `to` receives what was (or what belongs to) place `from`.
+template <typename T>
+EPIGRAF_HD void move_sample(const MergeSamples<const T*>& source, int64_t from,
+                            const MergeSamples<T*>& target, int64_t to, int64_t channels) {
+  if (target.colors) {
+    for (int64_t c = 0; c < channels; ++c) {
+      target.colors[to * channels + c] = source.colors ? source.colors[from * channels + c] : T(0);
+    }
+  }
+  if (target.densities) target.densities[to] = source.densities ? source.densities[from] : T(0);
+  if (target.t) target.t[to] = source.t ? source.t[from] : T(0);
+}
+
+// Sample `number` of ray `ray` to place `place` of the merged ray.
+template <typename T>
+EPIGRAF_HD void merge_sample(const MergeForward<T>& p, int64_t ray, int64_t number, int64_t place) {
+  const MergeShape& s = p.shape;
+  const int64_t to = ray * (s.fine + s.coarse) + place;
+  if (number < s.fine) {
+    move_sample(p.fine, ray * s.fine + number, p.merged, to, s.channels);
+  } else {
+    move_sample(p.coarse, ray * s.coarse + number - s.fine, p.merged, to, s.channels);
+  }
+}
+
+// The gradient of a permutation: back from `place` to the sample that came there.
+template <typename T>
+EPIGRAF_HD void merge_sample_vjp(const MergeBackward<T>& p, int64_t ray, int64_t place) {
+  const MergeShape& s = p.shape;
+  const int64_t from = ray * (s.fine + s.coarse) + place, number = p.order[from];
+  if (number < s.fine) {
+    move_sample(p.grad, from, p.grad_fine, ray * s.fine + number, s.channels);
+  } else {
+    move_sample(p.grad, from, p.grad_coarse, ray * s.coarse + number - s.fine, s.channels);
+  }
+}
 
 // Moves the pointers of ray 0 to those of `ray`; null stays null.
 template <typename P>
@@ -95,14 +238,24 @@ EPIGRAF_HD CompositeGradIn<T> grad_in_of_ray(const CompositeBackward<T>& p, int6
 }
 
 // CPU: `threads` OpenMP threads. Results do not depend on their number.
-template <typename T>
-void triplane_forward_cpu(const TriplaneForward<T>& params, int threads);
-template <typename T>
-void triplane_backward_cpu(const TriplaneBackward<T>& params, int threads);
+template <typename T, typename P>
+void triplane_forward_cpu(const TriplaneForward<T, P>& params, int threads);
+template <typename T, typename P>
+void triplane_backward_cpu(const TriplaneBackward<T, P>& params, int threads);
 template <typename T>
 void composite_forward_cpu(const CompositeForward<T>& params, int threads);
 template <typename T>
 void composite_backward_cpu(const CompositeBackward<T>& params, int threads);
+template <typename T>
+void importance_forward_cpu(const ImportanceForward<T>& params, int threads);
+template <typename T>
+void merge_forward_cpu(const MergeForward<T>& params, int threads);
+template <typename T>
+void merge_backward_cpu(const MergeBackward<T>& params, int threads);
+template <typename T>
+void patch_rays_cpu(const PatchRays<T>& params, int threads);
+template <typename T>
+void philox_fill_cpu(const PhiloxFill<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
 // on the number of threads by rounding.
@@ -118,10 +271,10 @@ bool cpu_has_openmp();
 
 // CUDA: launch on the stream and return; std::runtime_error with CUDA's own message if the launch
 // fails. Compiled where EPIGRAF_WITH_CUDA is defined.
-template <typename T>
-void triplane_forward_cuda(const TriplaneForward<T>& params, Stream stream);
-template <typename T>
-void triplane_backward_cuda(const TriplaneBackward<T>& params, Stream stream);
+template <typename T, typename P>
+void triplane_forward_cuda(const TriplaneForward<T, P>& params, Stream stream);
+template <typename T, typename P>
+void triplane_backward_cuda(const TriplaneBackward<T, P>& params, Stream stream);
 template <typename T>
 void composite_forward_cuda(const CompositeForward<T>& params, Stream stream);
 template <typename T>
@@ -131,6 +284,20 @@ template <typename T>
 void render_forward_cuda(const RenderForward<T>& params, Stream stream);
 template <typename T>
 void render_backward_cuda(const RenderBackward<T>& params, Stream stream);
+template <typename T>
+void importance_forward_cuda(const ImportanceForward<T>& params, Stream stream);
+template <typename T>
+void merge_forward_cuda(const MergeForward<T>& params, Stream stream);
+template <typename T>
+void merge_backward_cuda(const MergeBackward<T>& params, Stream stream);
+template <typename T>
+void decoder_forward_cuda(const DecoderForward<T>& params, Stream stream);
+template <typename T>
+void decoder_backward_cuda(const DecoderBackward<T>& params, Stream stream);
+template <typename T>
+void patch_rays_cuda(const PatchRays<T>& params, Stream stream);
+template <typename T>
+void philox_fill_cuda(const PhiloxFill<T>& params, Stream stream);
 
 // Number of devices that CUDA sees (0 without a driver); csrc/cuda/device.cu.
 int cuda_device_count();

@@ -37,8 +37,8 @@ struct RenderField {
   const T* planes;
   DecoderLayers<T> decoder;
   T cube_scale, prior_strength, prior_slope;
-  bool project;            // apply the first layer to the planes, not to the samples (render 8);
-  int64_t channel_stride;  // ... then channels need not be neighbours
+  bool project;  // apply the first layer to the planes, not to the samples (render 8); in any
+                 // strides
 };
 
 // From raw densities to weights.

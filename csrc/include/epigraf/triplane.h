@@ -6,13 +6,17 @@
 // outside.
 //
 // Legend: B batch, P points, F channels, H height, W width. Planes are [B, 3, H, W, F] in any
-// strides whose channel stride is 1, so that the channels of one tap are one contiguous line of
-// memory.
+// strides. Where the channel stride is 1 the channels of one tap are one contiguous line of memory,
+// and are read in blocks; else one channel is read at a time.
+//
+// T is the type of the arithmetic and of points; P that of planes and features, T itself or 16 bits
+// (half.h).
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
+#include "epigraf/half.h"
 #include "epigraf/macros.h"
 
 namespace epigraf {
@@ -23,6 +27,7 @@ constexpr int kPlanes = 3;
 struct TriplaneShape {
   int64_t batch, points, channels, height, width;
   int64_t batch_stride, plane_stride, row_stride, pixel_stride;
+  int64_t channel_stride = 1;
 };
 
 // Where one point falls on one plane: the cell's upper left corner, the position inside the cell,
@@ -106,10 +111,10 @@ EPIGRAF_HD const T* channel_block(const T* first) {
 
 // (triplane 3): sum[c] += the bilinear read of kBlock channels. `plane` points at the first of
 // these channels in pixel (0, 0). Taps outside are not touched.
-template <int kBlock, typename T>
-EPIGRAF_HD void plane_read(const T* plane, const PlaneTaps<T>& taps, const TriplaneShape& shape,
+template <int kBlock, typename T, typename P>
+EPIGRAF_HD void plane_read(const P* plane, const PlaneTaps<T>& taps, const TriplaneShape& shape,
                            T (&sum)[kBlock]) {
-  const T* tap = plane + taps.row * shape.row_stride + taps.column * shape.pixel_stride;
+  const P* tap = plane + taps.row * shape.row_stride + taps.column * shape.pixel_stride;
   const T x1 = taps.x, y1 = taps.y, x0 = T(1) - x1, y0 = T(1) - y1;
   const int64_t right = shape.pixel_stride, below = shape.row_stride;
   if (all_inside(taps)) {
@@ -119,16 +124,16 @@ EPIGRAF_HD void plane_read(const T* plane, const PlaneTaps<T>& taps, const Tripl
                p11 = channel_block<kBlock>(tap + below + right);
     EPIGRAF_SIMD
     for (int c = 0; c < kBlock; ++c) {
-      sum[c] += w00 * p00[c] + w01 * p01[c] + w10 * p10[c] + w11 * p11[c];
+      sum[c] += w00 * T(p00[c]) + w01 * T(p01[c]) + w10 * T(p10[c]) + w11 * T(p11[c]);
     }
     return;
   }
   const T nothing = finite_or_nan(taps);
   for (int c = 0; c < kBlock; ++c) {
-    if (taps.left && taps.top) sum[c] += x0 * y0 * tap[c];
-    if (taps.right && taps.top) sum[c] += x1 * y0 * tap[right + c];
-    if (taps.left && taps.bottom) sum[c] += x0 * y1 * tap[below + c];
-    if (taps.right && taps.bottom) sum[c] += x1 * y1 * tap[below + right + c];
+    if (taps.left && taps.top) sum[c] += x0 * y0 * T(tap[c]);
+    if (taps.right && taps.top) sum[c] += x1 * y0 * T(tap[right + c]);
+    if (taps.left && taps.bottom) sum[c] += x0 * y1 * T(tap[below + c]);
+    if (taps.right && taps.bottom) sum[c] += x1 * y1 * T(tap[below + right + c]);
     sum[c] += nothing;
   }
 }
@@ -155,30 +160,30 @@ EPIGRAF_HD void plane_read_vjp_plane(T* grad_plane, const PlaneTaps<T>& taps,
 }
 
 // <grad, tap> over kBlock channels.
-template <int kBlock, typename T>
-EPIGRAF_HD T channel_dot(const T* tap, const T* grad) {
+template <int kBlock, typename T, typename P>
+EPIGRAF_HD T channel_dot(const P* tap, const P* grad) {
   const auto block = channel_block<kBlock>(tap);
   T sum = 0;
   EPIGRAF_SIMD_SUM
-  for (int c = 0; c < kBlock; ++c) sum += grad[c] * block[c];
+  for (int c = 0; c < kBlock; ++c) sum += T(grad[c]) * T(block[c]);
   return sum;
 }
 
 // (triplane 5), the gradient with respect to the point, in pixels: adds this block's share of
 // d read / d column and d read / d row to slope_x and slope_y. Multiply the sums by
 // pixels_per_unit(width) and pixels_per_unit(height).
-template <int kBlock, typename T>
-EPIGRAF_HD void plane_read_vjp_point(const T* plane, const PlaneTaps<T>& taps,
-                                     const TriplaneShape& shape, const T* grad, T& slope_x,
+template <int kBlock, typename T, typename P>
+EPIGRAF_HD void plane_read_vjp_point(const P* plane, const PlaneTaps<T>& taps,
+                                     const TriplaneShape& shape, const P* grad, T& slope_x,
                                      T& slope_y) {
-  const T* tap = plane + taps.row * shape.row_stride + taps.column * shape.pixel_stride;
+  const P* tap = plane + taps.row * shape.row_stride + taps.column * shape.pixel_stride;
   const T x1 = taps.x, y1 = taps.y, x0 = T(1) - x1, y0 = T(1) - y1;
   const int64_t right = shape.pixel_stride, below = shape.row_stride;
   T sum00 = 0, sum01 = 0, sum10 = 0, sum11 = 0;  // <grad, tap> of the four corners
-  if (taps.left && taps.top) sum00 = channel_dot<kBlock>(tap, grad);
-  if (taps.right && taps.top) sum01 = channel_dot<kBlock>(tap + right, grad);
-  if (taps.left && taps.bottom) sum10 = channel_dot<kBlock>(tap + below, grad);
-  if (taps.right && taps.bottom) sum11 = channel_dot<kBlock>(tap + below + right, grad);
+  if (taps.left && taps.top) sum00 = channel_dot<kBlock, T>(tap, grad);
+  if (taps.right && taps.top) sum01 = channel_dot<kBlock, T>(tap + right, grad);
+  if (taps.left && taps.bottom) sum10 = channel_dot<kBlock, T>(tap + below, grad);
+  if (taps.right && taps.bottom) sum11 = channel_dot<kBlock, T>(tap + below + right, grad);
   const T nothing = finite_or_nan(taps);
   slope_x += (sum01 - sum00) * y0 + (sum11 - sum10) * y1 + nothing;
   slope_y += (sum10 - sum00) * x0 + (sum11 - sum01) * x1 + nothing;
@@ -191,22 +196,22 @@ EPIGRAF_HD T pixels_per_unit(int64_t size) {
 
 // Forward for kBlock channels of one point. `planes` points at the first of these channels of the
 // point's batch element; features[c] receives (triplane 3).
-template <int kBlock, typename T>
-EPIGRAF_HD void triplane_point(const T* planes, const T* point, const TriplaneShape& shape,
-                               T* features) {
+template <int kBlock, typename T, typename P>
+EPIGRAF_HD void triplane_point(const P* planes, const T* point, const TriplaneShape& shape,
+                               P* features) {
   T sum[kBlock] = {};
   for (int plane = 0; plane < kPlanes; ++plane) {
     const PlaneTaps<T> taps = plane_taps_of_point(point, plane, shape);
     plane_read(planes + plane * shape.plane_stride, taps, shape, sum);
   }
   EPIGRAF_SIMD
-  for (int c = 0; c < kBlock; ++c) features[c] = sum[c] / T(kPlanes);
+  for (int c = 0; c < kBlock; ++c) features[c] = P(sum[c] / T(kPlanes));
 }
 
 // Gradient of kBlock channels of one point with respect to the point: adds to grad_point[3].
-template <int kBlock, typename T>
-EPIGRAF_HD void triplane_point_vjp_point(const T* planes, const T* point,
-                                         const TriplaneShape& shape, const T* grad_features,
+template <int kBlock, typename T, typename P>
+EPIGRAF_HD void triplane_point_vjp_point(const P* planes, const T* point,
+                                         const TriplaneShape& shape, const P* grad_features,
                                          T* grad_point) {
   for (int plane = 0; plane < kPlanes; ++plane) {
     T slope_x = 0, slope_y = 0;

@@ -1,0 +1,53 @@
+// Threads and SIMD around rays.h: a task is a row of pixels.
+#include "epigraf/rays.h"
+
+#include <algorithm>
+
+#include "clones.h"
+#include "epigraf/launch.h"
+
+namespace epigraf {
+namespace {
+
+template <typename T>
+EPIGRAF_HD void pixel_row(const PatchRays<T>& p, int64_t index) {
+  const int64_t b = index / p.height, row = index % p.height;
+  const PatchCamera<T> camera = patch_camera(p, b);
+  const T y = patch_place(-grid_position<T>(row, p.height), camera.scale_y, camera.offset_y);
+  const T ox = camera.cam2world[3], oy = camera.cam2world[7], oz = camera.cam2world[11];
+  T *origins = p.origins + index * p.width * 3, *directions = p.directions + index * p.width * 3;
+  EPIGRAF_SIMD
+  for (int64_t column = 0; column < p.width; ++column) {
+    const T x = patch_place(grid_position<T>(column, p.width), camera.scale_x, camera.offset_x);
+    T direction[3];
+    ray_direction(camera, x, y, direction);
+    directions[3 * column] = direction[0];
+    directions[3 * column + 1] = direction[1];
+    directions[3 * column + 2] = direction[2];
+    origins[3 * column] = ox;
+    origins[3 * column + 1] = oy;
+    origins[3 * column + 2] = oz;
+  }
+}
+
+// target_clones does not apply to templates: one function for each type.
+EPIGRAF_CLONES void row_clones(const PatchRays<float>& p, int64_t index) {
+  pixel_row(p, index);
+}
+EPIGRAF_CLONES void row_clones(const PatchRays<double>& p, int64_t index) {
+  pixel_row(p, index);
+}
+
+}  // namespace
+
+template <typename T>
+void patch_rays_cpu(const PatchRays<T>& params, int threads) {
+  const int64_t rows = params.batch * params.height;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t index = 0; index < rows; ++index) row_clones(params, index);
+}
+
+template void patch_rays_cpu(const PatchRays<float>&, int);
+template void patch_rays_cpu(const PatchRays<double>&, int);
+
+}  // namespace epigraf

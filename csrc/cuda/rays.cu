@@ -1,0 +1,36 @@
+// Rays of a patch on a GPU (docs/math/rays.md): a thread a ray.
+#include "epigraf/rays.h"
+
+#include "device.cuh"
+
+namespace epigraf {
+namespace {
+
+template <typename T>
+__global__ void __launch_bounds__(kBlockThreads) patch_rays_kernel(PatchRays<T> p) {
+  const int64_t ray = int64_t(blockIdx.x) * kBlockThreads + threadIdx.x;
+  if (ray >= p.batch * p.height * p.width) return;
+  const int64_t row = ray / p.width % p.height, column = ray % p.width;
+  const PatchCamera<T> camera = patch_camera(p, ray / (p.width * p.height));
+  const T x = patch_place(grid_position<T>(column, p.width), camera.scale_x, camera.offset_x);
+  const T y = patch_place(-grid_position<T>(row, p.height), camera.scale_y, camera.offset_y);
+  ray_direction(camera, x, y, p.directions + 3 * ray);
+  for (int i = 0; i < 3; ++i) p.origins[3 * ray + i] = camera.cam2world[4 * i + 3];
+}
+
+}  // namespace
+
+template <typename T>
+void patch_rays_cuda(const PatchRays<T>& p, Stream stream) {
+  const int64_t rays = p.batch * p.height * p.width;
+  if (rays == 0) return;
+  const DeviceGuard guard(stream.device, "patch_rays");
+  EPIGRAF_LAUNCH((patch_rays_kernel<T>), blocks_for(rays, "patch_rays"), kBlockThreads, 0,
+                 static_cast<cudaStream_t>(stream.handle), p);
+  check_cuda(cudaGetLastError(), "patch_rays");
+}
+
+template void patch_rays_cuda<float>(const PatchRays<float>&, Stream);
+template void patch_rays_cuda<double>(const PatchRays<double>&, Stream);
+
+}  // namespace epigraf

@@ -1,0 +1,54 @@
+// Rays through the pixels of a patch (docs/math/rays.md, cited as "(rays n)").
+//
+// Camera frame: x right, y up, looking along -z. Pixel (row 0, column 0) is the upper left one;
+// pixel centres are corner-aligned: the first and the last lie on the frustum's edges.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "epigraf/macros.h"
+
+namespace epigraf {
+
+// One camera and the patch that it sees.
+template <typename T>
+struct PatchCamera {
+  T cam2world[12];                         // the upper three rows of the matrix
+  T focal;                                 // (rays 2)
+  T scale_x, scale_y, offset_x, offset_y;  // image units [0, 1]; offset_y from the bottom
+};
+
+// (rays 1): position i of `count` from -1 to 1, symmetric to the last bit; -1 where there is one.
+template <typename T>
+EPIGRAF_HD T grid_position(int64_t i, int64_t count) {
+  if (count == 1) return T(-1);
+  const T step = T(2) / T(count - 1);
+  return i < count / 2 ? T(-1) + step * T(i) : T(1) - step * T(count - 1 - i);
+}
+
+// (rays 2): the distance of the image plane in units of half its height.
+template <typename T>
+EPIGRAF_HD T focal_of_fov(T fov_degrees) {
+  return T(1) / std::tan(fov_degrees * T(3.14159265358979323846 / 360));
+}
+
+// (rays 3): a coordinate of the patch as one of the image.
+template <typename T>
+EPIGRAF_HD T patch_place(T x, T scale, T offset) {
+  return (x + T(1)) * scale - T(1) + T(2) * offset;
+}
+
+// (rays 4, 5): the unit direction in world coordinates through (x, y) of the image plane.
+template <typename T>
+EPIGRAF_HD void ray_direction(const PatchCamera<T>& camera, T x, T y, T* direction) {
+  const T z = -camera.focal;
+  const T scale = T(1) / std::sqrt(x * x + y * y + z * z);
+  const T u = x * scale, v = y * scale, w = z * scale;
+  for (int i = 0; i < 3; ++i) {
+    const T* row = camera.cam2world + 4 * i;
+    direction[i] = row[0] * u + row[1] * v + row[2] * w;
+  }
+}
+
+}  // namespace epigraf

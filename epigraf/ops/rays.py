@@ -1,0 +1,103 @@
+"""Rays through the pixels of a patch: origins and unit directions in world coordinates.
+
+Legend: B batch, R = height * width rays, row by row from the top. Source: EpiGRAF
+(arXiv:2206.10535), section 3.2. Formulas: docs/math/rays.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from epigraf.ops import _native
+from epigraf.ops._checks import check_floating, check_like, check_shape
+
+
+def patch_rays(
+    cam2world: Tensor,
+    fov_degrees: float | Tensor,
+    height: int,
+    width: int,
+    scales: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions, both [B, R, 3], of cameras that look along their -z (rays 1-5).
+
+    cam2world: [B, 4, 4], a rotation and an origin. fov_degrees: full angle of view, one number or
+        [B] or [1]. Pixel centres are corner-aligned: the first and last lie on the frustum's edges.
+    scales, offsets: [B, 2] each, (x, y) in image units [0, 1], the y offset from the bottom: the
+        patch of the image that the pixels cover; both or neither (the whole image).
+    Differentiable in everything, through plain torch: where an input requires a gradient that path
+    is taken. float32 and float64 run natively otherwise. Two runs, with any number of threads,
+    agree bit for bit.
+    Raises ValueError for a wrong shape or device, TypeError for a wrong dtype.
+    """
+    fov = torch.as_tensor(fov_degrees, dtype=cam2world.dtype, device=cam2world.device).reshape(-1)
+    _check(cam2world, fov, (height, width), scales, offsets)
+    inputs = (cam2world, fov, scales, offsets)
+    wants_grad = any(x is not None and x.requires_grad for x in inputs)
+    if (wants_grad and torch.is_grad_enabled()) or not _native.runs_native(cam2world):
+        return _patch_rays_reference(cam2world, fov, height, width, scales, offsets)
+    batch = len(cam2world)
+    inputs = tuple(None if x is None else x.contiguous() for x in inputs)
+    outputs = [cam2world.new_empty(batch, height * width, 3) for _ in range(2)]
+    _native.core().patch_rays(
+        _native.launch(cam2world),
+        (batch, height, width, int(len(fov) > 1)),
+        _native.addresses(*inputs),
+        _native.addresses(*outputs),
+    )
+    return outputs[0], outputs[1]
+
+
+def _patch_rays_reference(
+    cam2world: Tensor,
+    fov: Tensor,
+    height: int,
+    width: int,
+    scales: Tensor | None,
+    offsets: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`patch_rays` in plain torch; fov is [B] or [1]."""
+    place = {"dtype": cam2world.dtype, "device": cam2world.device}
+    x = torch.linspace(-1, 1, width, **place)[None]
+    y = torch.linspace(1, -1, height, **place)[None]
+    if scales is not None and offsets is not None:
+        x = (x + 1) * scales[:, :1] - 1 + 2 * offsets[:, :1]
+        y = (y + 1) * scales[:, 1:] - 1 + 2 * offsets[:, 1:]
+    z = -1 / torch.tan(fov * (math.pi / 360))
+    shape = (len(cam2world), height, width)
+    grid = torch.stack(
+        [x[:, None, :].expand(shape), y[:, :, None].expand(shape), z[:, None, None].expand(shape)],
+        dim=-1,
+    )
+    local = F.normalize(grid.view(len(cam2world), height * width, 3), dim=-1)
+    directions = local @ cam2world[:, :3, :3].transpose(1, 2)
+    return cam2world[:, None, :3, 3].expand_as(directions), directions
+
+
+def _check(
+    cam2world: Tensor,
+    fov: Tensor,
+    size: tuple[int, int],
+    scales: Tensor | None,
+    offsets: Tensor | None,
+) -> None:
+    op = "patch_rays"
+    check_floating(op, "cam2world", cam2world)
+    if cam2world.ndim != 3 or cam2world.shape[1:] != (4, 4):
+        raise ValueError(f"{op}: cam2world must have shape [B, 4, 4], got {list(cam2world.shape)}")
+    batch = len(cam2world)
+    if len(fov) not in (1, batch):
+        raise ValueError(f"{op}: fov_degrees must have 1 or {batch} elements, got {len(fov)}")
+    if min(size) < 0:
+        raise ValueError(f"{op}: height and width must not be negative, got {list(size)}")
+    if (scales is None) != (offsets is None):
+        raise ValueError(f"{op}: scales and offsets come together, got only one of them")
+    for name, tensor in (("scales", scales), ("offsets", offsets)):
+        if tensor is not None:
+            check_shape(op, name, tensor, "[B, 2]", (batch, 2))
+            check_like(op, name, tensor, "cam2world", cam2world)

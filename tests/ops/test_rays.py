@@ -1,0 +1,195 @@
+"""patch_rays against worked directions, a plain loop, and its reference.
+
+Legend: B batch, R rays.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from epigraf.ops import patch_rays, use_reference
+
+
+def make_cameras(batch: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
+    """Rotations with origins [B, 4, 4], fields of view [B], scales and offsets [B, 2]."""
+    generator = torch.Generator().manual_seed(seed)
+    rotation, _ = torch.linalg.qr(torch.randn(batch, 3, 3, generator=generator).double())
+    matrices = torch.eye(4).double().repeat(batch, 1, 1)
+    matrices[:, :3, :3] = rotation
+    matrices[:, :3, 3] = torch.randn(batch, 3, generator=generator).double()
+    fov = 10 + 80 * torch.rand(batch, generator=generator).double()
+    scales = 0.2 + 0.8 * torch.rand(batch, 2, generator=generator).double()
+    offsets = (1 - scales) * torch.rand(batch, 2, generator=generator).double()
+    return [x.to(dtype) for x in (matrices, fov, scales, offsets)]
+
+
+def ray_by_loop(camera: list[Tensor], row: int, column: int, size: tuple[int, int]) -> list[float]:
+    """The world direction through one pixel, with Python's numbers."""
+    matrix, fov, (sx, sy), (ox, oy) = (x.tolist() for x in camera)
+    height, width = size
+    right = column / (width - 1) if width > 1 else 0.0
+    up = 1 - (row / (height - 1) if height > 1 else 0.0)
+    local = (
+        2 * (right * sx + ox) - 1,
+        2 * (up * sy + oy) - 1,
+        -1 / math.tan(math.radians(fov) / 2),
+    )
+    length = math.sqrt(sum(x * x for x in local))
+    return [sum(m * x for m, x in zip(line, local, strict=False)) / length for line in matrix[:3]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_worked_by_hand(backend: str, device: torch.device, dtype: torch.dtype) -> None:
+    """fov 90: slopes of 1 at the edges. The camera looks along +x, its up is the world's z."""
+    matrix = torch.tensor(
+        [[[0.0, 0, -1, 5], [-1, 0, 0, 6], [0, 1, 0, 7], [0, 0, 0, 1]]], dtype=dtype, device=device
+    )
+    origins, directions = patch_rays(matrix, 90.0, 2, 3)
+    slopes = [(-1, 1), (0, 1), (1, 1), (-1, -1), (0, -1), (1, -1)]
+    rows = [[1 / math.sqrt(x * x + y * y + 1) * c for c in (1, -x, y)] for x, y in slopes]
+    torch.testing.assert_close(directions[0], torch.tensor(rows, dtype=dtype, device=device))
+    assert origins[0].tolist() == [[5, 6, 7]] * 6
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(1, 3),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 2**31),
+)
+def test_any_patch_is_the_loop(batch: int, size: tuple[int, int], seed: int) -> None:
+    cameras = make_cameras(batch, seed=seed)
+    origins, directions = patch_rays(cameras[0], cameras[1], *size, *cameras[2:])
+    for b in range(batch):
+        camera = [x[b] for x in cameras]
+        rows = [ray_by_loop(camera, i, j, size) for i in range(size[0]) for j in range(size[1])]
+        torch.testing.assert_close(directions[b], torch.tensor(rows).double(), rtol=0, atol=1e-7)
+        assert (origins[b] == cameras[0][b, :3, 3]).all()
+    norms = directions.norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (1, 1), (1, 31), (31, 1), (33, 31), (2, 0)])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("patch", [False, True])
+def test_native_is_the_reference(
+    native: None, device: torch.device, batch: int, size: tuple[int, int], patch: bool
+) -> None:
+    matrices, fov, *place = (x.to(device) for x in make_cameras(batch))
+    for angle in (fov, fov[:1], 30.0):
+        if isinstance(angle, Tensor) and len(angle) == 0:
+            continue
+        ours = patch_rays(matrices, angle, *size, *(place if patch else ()))
+        with use_reference():
+            theirs = patch_rays(matrices, angle, *size, *(place if patch else ()))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+
+
+def test_float32_is_as_accurate_as_torch(native: None) -> None:
+    """The error against double precision is at most twice that of the reference."""
+    matrices, fov, *place = make_cameras(4, torch.float32)
+    exact = patch_rays(matrices.double(), fov.double(), 64, 64, *(x.double() for x in place))[1]
+    ours = (patch_rays(matrices, fov, 64, 64, *place)[1] - exact).abs().max()
+    with use_reference():
+        theirs = (patch_rays(matrices, fov, 64, 64, *place)[1] - exact).abs().max()
+    assert ours <= 2 * theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_runs_the_reference(dtype: torch.dtype) -> None:
+    cameras = make_cameras(2, dtype)
+    directions = patch_rays(cameras[0], cameras[1], 3, 3, *cameras[2:])[1]
+    assert directions.dtype == dtype
+    exact = patch_rays(*(x.double() for x in cameras[:2]), 3, 3, *(x.double() for x in cameras[2:]))
+    torch.testing.assert_close(directions.double(), exact[1], rtol=0.1, atol=0.1)
+
+
+def test_strided_input(backend: str) -> None:
+    matrices, fov, scales, offsets = make_cameras(3)
+    expected = patch_rays(matrices, fov, 4, 5, scales, offsets)
+    wide = [x.repeat_interleave(2, -1)[..., ::2] for x in (scales, offsets)]
+    turned = matrices.transpose(1, 2).contiguous().transpose(1, 2)
+    ours = patch_rays(turned, fov.repeat_interleave(2)[::2], 4, 5, *wide)
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_bad_value_stays_in_its_camera(backend: str, bad: float) -> None:
+    for which in range(4):
+        cameras = make_cameras(3)
+        expected = patch_rays(cameras[0], cameras[1], 4, 5, *cameras[2:])[1]
+        cameras[which][1].flatten()[0:1].fill_(bad) if which != 1 else cameras[1][1:2].fill_(bad)
+        directions = patch_rays(cameras[0], cameras[1], 4, 5, *cameras[2:])[1]
+        assert torch.equal(directions[[0, 2]], expected[[0, 2]])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bit_equal_for_any_number_of_threads(native: None, threads: int) -> None:
+    cameras = make_cameras(3, torch.float32)
+    first = patch_rays(cameras[0], cameras[1], 65, 63, *cameras[2:])[1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        second = patch_rays(cameras[0], cameras[1], 65, 63, *cameras[2:])[1]
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(first, second)
+
+
+def rays_of(matrices: Tensor, fov: Tensor, scales: Tensor, offsets: Tensor) -> tuple:
+    return patch_rays(matrices, fov, 2, 3, scales, offsets)
+
+
+def test_gradcheck(backend: str) -> None:
+    """Gradients go through plain torch, whatever the backend."""
+    inputs = [x.requires_grad_() for x in make_cameras(2)]
+    assert torch.autograd.gradcheck(rays_of, inputs)
+    assert torch.autograd.gradgradcheck(rays_of, inputs)
+
+
+@pytest.mark.parametrize("wanted", range(4))
+def test_only_the_wanted_gradient(backend: str, wanted: int) -> None:
+    inputs = [x.requires_grad_(i == wanted) for i, x in enumerate(make_cameras(2))]
+    directions = rays_of(*inputs)[1]
+    assert torch.autograd.grad(directions[..., 0].sum(), inputs[wanted])[0].any()
+    with torch.no_grad():
+        assert not rays_of(*inputs)[1].requires_grad
+
+
+M, S = torch.eye(4).expand(2, 4, 4), torch.ones(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((M[0], 30.0, 4, 4), "cam2world must have shape [B, 4, 4], got [4, 4]"),
+        ((M, torch.ones(3), 4, 4), "fov_degrees must have 1 or 2 elements, got 3"),
+        ((M, 30.0, -1, 4), "height and width must not be negative, got [-1, 4]"),
+        ((M, 30.0, 4, 4, S), "scales and offsets come together, got only one of them"),
+        ((M, 30.0, 4, 4, S[:1], S), "scales must have shape [B, 2] = [2, 2], got [1, 2]"),
+        ((M, 30.0, 4, 4, S, S[:, :1]), "offsets must have shape [B, 2] = [2, 2], got [2, 1]"),
+    ],
+)
+def test_wrong_values(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'patch_rays: {message}')}$"):
+        patch_rays(*arguments)
+
+
+def test_wrong_dtypes() -> None:
+    with pytest.raises(
+        TypeError, match=r"^patch_rays: cam2world must be floating point, got torch"
+    ):
+        patch_rays(M.int(), 30.0, 4, 4)
+    message = (
+        "patch_rays: scales must have the dtype of cam2world, torch.float32, got torch.float64"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        patch_rays(M, 30.0, 4, 4, S.double(), S)

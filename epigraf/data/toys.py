@@ -112,12 +112,13 @@ def duck(dice: _Dice) -> list[Part]:
 
 
 def rocket(dice: _Dice) -> list[Part]:
-    """A hull with a nose cone, four fins, a window in front and a flame below."""
+    """A hull with a nose cone, four fins, a lit window in front and a flame below."""
     hull, trim = dice.of(palettes.HULLS), dice.of(palettes.TRIMS)
     radius, nose = dice.between(0.07, 0.105), dice.between(0.07, 0.13)
     fin, high = dice.between(0.06, 0.085), dice.between(0.045, 0.07)
     tip = dice.between(0.15, 0.2)
     window_y = dice.between(-0.005, 0.025)
+    light = dice.shade(palettes.CREAM)
     belt = band(hull, trim, Axis.Y, -0.09, -0.03) if dice.chance(0.5) else solid(hull)
     reach = radius + fin * 0.3
     fins = [(reach, 0, fin * 0.75, 0.02), (-reach, 0, fin * 0.75, 0.02)]
@@ -127,9 +128,8 @@ def rocket(dice: _Dice) -> list[Part]:
         Part(Frustum(-0.14, tip - nose, radius * 0.86, radius, rounding=0.01), belt),
         Part(Capsule((0, tip - nose, 0), (0, tip - 0.02, 0), radius, 0.02), solid(trim)),
         *(Part(Box((x, -0.12, z), (dx, high, dz), 0.012), solid(trim)) for x, z, dx, dz in fins),
-        Part(
-            Disc((radius * 0.96, window_y, 0), 0.055, 0.014, along_x=True), solid(dice.shade(GLASS))
-        ),
+        Part(Disc((radius * 0.95, window_y, 0), 0.06, 0.014, along_x=True), solid(trim)),
+        Part(Disc((radius, window_y, 0), 0.04, 0.014, along_x=True), solid(light)),
         Part(flame, solid(dice.shade(palettes.ORANGE))),
     ]
 
@@ -207,7 +207,7 @@ def teapot(dice: _Dice) -> list[Part]:
     """A pot with a spout in front, a handle behind, a lid with a knob; plain, with a belt, with
     clouds in the glaze, or in broad wedges."""
     glaze = dice.of(palettes.GLAZES)
-    trim = toned(glaze, dice.between(0.6, 0.75))
+    trim = toned(glaze, dice.between(0.5, 0.65))
     pale = dice.shade(palettes.CREAM)
     fat, tall = dice.between(0.095, 0.13), dice.between(0.075, 0.12)
     coats: list[Callable[[], Texture]] = [
@@ -223,7 +223,7 @@ def teapot(dice: _Dice) -> list[Part]:
     return [
         Part(Ellipsoid((0, -0.03, 0), (fat, tall, fat)), coat),
         Part(spout, solid(glaze)),
-        Part(Torus((-fat - 0.012, -0.015, 0), dice.between(0.045, 0.058), 0.019), solid(glaze)),
+        Part(Torus((-fat - 0.012, -0.015, 0), dice.between(0.045, 0.058), 0.019), solid(trim)),
         Part(Frustum(-0.03 - tall - 0.012, -0.03 - tall + 0.02, 0.068, 0.062), solid(trim)),
         Part(Frustum(lid, lid + 0.024, fat * 0.58, fat * 0.4, rounding=0.008), solid(trim)),
         Part(_ball(0, lid + 0.042, 0, 0.025), solid(trim)),

@@ -71,10 +71,12 @@ def demo(
       epigraf demo
       epigraf demo --minutes 30 --out long-demo
     """
+    from epigraf.cli.media import check_target
     from epigraf.cli.models import open_model
     from epigraf.cli.page import write_page
     from epigraf.training.loop import TrainOptions, train
 
+    check_target(out / "index.html")
     watch = Stopwatch()
     cfg = load_config(config, [f"training.minutes={minutes}", f"training.seed={seed}"])
     shapes = data or out / f"shapes{cfg.dataset.resolution}.zip"
@@ -84,6 +86,10 @@ def demo(
     with watch.measure("training"):
         result = train(cfg, shapes, out / "runs", TrainOptions())
     if result.reason.exit_code:
+        typer.echo(
+            f"stopped before there was a page; the training goes on with: epigraf train {config} "
+            f"--data {shapes} --out {out / 'runs'} --resume {result.folder}"
+        )
         raise typer.Exit(result.reason.exit_code)
     loaded = open_model(result.snapshot)
     pictures, mesh = _render(loaded, result, out, watch)

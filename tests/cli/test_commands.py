@@ -256,7 +256,7 @@ def test_demo_leaves_what_it_promises(
 ) -> None:
     config = tmp_path / "mini.yaml"
     config.write_text(epigraf("configs", "tiny", *_small_words(0.008)).stdout)
-    for name, value in {"SIDE": 16, "FRAMES": 8, "CELLS": 4, "MESH_RESOLUTION": 12}.items():
+    for name, value in {"SIDE": 16, "FRAMES": 8, "CELLS": 6, "MESH_RESOLUTION": 12}.items():
         monkeypatch.setattr(demo_module, name, value)
     out = tmp_path / "out"
     result = epigraf("demo", "--config", config, "--data", shapes, "--minutes", 0.2, "--out", out)
@@ -267,3 +267,8 @@ def test_demo_leaves_what_it_promises(
     assert picture(out / "turns.png").shape == (6 * 16, 8 * 16, 3)  # a row a kind
     magic, _, length = struct.unpack("<4sII", (out / "object.glb").read_bytes()[:12])
     assert (magic, length) == (b"glTF", (out / "object.glb").stat().st_size)
+    assert picture(out / "samples.png").shape == (6 * 16, 6 * 16, 3)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "Seeds 0 to 35 in order" in page
+    assert "rows: mushroom, duck, rocket, car, bear, teapot" in page
+    assert "A turntable of 6 generated objects" in page

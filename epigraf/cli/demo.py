@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 OBJECTS, VIEWS, DATA_SEED = 600, 4, 0
 SIDE, CELLS, FRAMES, TURN_VIEWS, FPS = 128, 12, 32, 8, 16
 ROWS, COLUMNS = 6, 6  # of samples; at most one row a kind
-MESH_RESOLUTION, PSI = 96, 0.7
+MESH_RESOLUTION, PSI = 96, 1.0
+SIDEWAYS = 1.05  # radians: samples of objects seen from all sides are shown half from the side
 
 
 @dataclass
@@ -157,9 +158,10 @@ def _samples(loaded: LoadedModel, cast: Tensor) -> np.ndarray:
     """The whole cast, a row of the picture for each of its own."""
     from epigraf.cli.media import grid
     from epigraf.cli.sample import pictures_of
-    from epigraf.cli.views import single_view
+    from epigraf.cli.views import single_view, turns_around
 
-    camera = single_view(loaded.config)
+    cfg = loaded.config
+    camera = single_view(cfg, yaw=SIDEWAYS if turns_around(cfg) else None)
     styles = cast.flatten(0, 1)
     return grid([pictures_of(loaded, ws[None], camera, SIDE)[0] for ws in styles], COLUMNS)
 

@@ -217,7 +217,7 @@ def _page(
             "pictures a second": f"{result.kimg * 1000 / max(result.seconds, 1e-9):.0f}",
             "generator": f"{count / 1e6:.2f} M weights",
         },
-        commands=_commands(cfg.name, Path(cfg.dataset.path or "").name, run),
+        commands=_commands(cfg.name, _from_page(Path(cfg.dataset.path or ""), result.folder), run),
         seconds=watch.seconds,
     )
 
@@ -228,7 +228,8 @@ def _words(loaded: LoadedModel, result: RunResult, mesh: Mesh) -> Words:
 
     cfg, facts = loaded.config, machine_facts()
     side, data, rows = cfg.dataset.resolution, Path(cfg.dataset.path or ""), _rows(loaded)
-    kinds = ", ".join(_kinds(data)[:rows]) or ("one kind a row" if loaded.generator.c_dim else "")
+    names = ", ".join(_kinds(data)[:rows])
+    kinds = "; one kind a row" + (f": {names}" if names else "") if loaded.generator.c_dim else ""
     return Words(
         title="epigraf demo",
         heading="Objects nobody modelled",
@@ -238,7 +239,7 @@ def _words(loaded: LoadedModel, result: RunResult, mesh: Mesh) -> Words:
         data=f"Pictures of {data.name}, each with its camera; no picture comes with a shape. The "
         f"network sees them at {side}x{side}.",
         samples=f"Seeds 0 to {rows * COLUMNS - 1} in order, none left out, at truncation {PSI}"
-        f"{'; rows: ' + kinds if kinds else ''}. Rendered at {SIDE}x{SIDE}: a field has no "
+        f"{kinds}. Rendered at {SIDE}x{SIDE}: a field has no "
         f"resolution of its own.",
         growth=f"Left to right: before training, then up to {result.kimg:.1f} thousand pictures.",
         curve="In a healthy game neither player wins: the losses settle, they do not go to zero.",
@@ -255,6 +256,12 @@ def _kinds(data: Path) -> list[str]:
         index = json.loads(archive.read(archive.indices[0])) if archive.indices else None
     names = index.get("classes") if isinstance(index, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _from_page(data: Path, run: Path) -> str:
+    """How a command in the folder of the page names the data set: the demo's own lies there."""
+    made_here = data.parent.resolve() == run.parent.parent.resolve()
+    return data.name if made_here else str(data.resolve())
 
 
 def _commands(preset: str, data: str, run: str) -> list[str]:

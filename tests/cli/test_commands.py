@@ -270,5 +270,6 @@ def test_demo_leaves_what_it_promises(
     assert picture(out / "samples.png").shape == (6 * 16, 6 * 16, 3)
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "Seeds 0 to 35 in order" in page
-    assert "rows: mushroom, duck, rocket, car, bear, teapot" in page
+    assert "one kind a row: mushroom, duck, rocket, car, bear, teapot" in page
     assert "A turntable of 6 generated objects" in page
+    assert f"--data {shapes.resolve()} --minutes 60" in page  # not beside the page

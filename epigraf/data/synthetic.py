@@ -52,9 +52,9 @@ def make_synthetic(
 ) -> SyntheticSet:
     """Write a procedural data set.
 
-    Cameras are uniform on the sphere (yaw uniform, cos pitch uniform). Object i has class i mod 6;
-    its files are `<class>/<object>/<view>.png` and `depth.npz` (see `read_depth`), the index is
-    `dataset.json` with `camera_angles`, `labels`, `classes` and `camera`.
+    Cameras are those of `sphere_angles`. Object i has class i mod 6; its files are
+    `<class>/<object>/<view>.png` and `depth.npz` (see `read_depth`), the index is `dataset.json`
+    with `camera_angles`, `labels`, `classes` and `camera`.
 
     Args:
         out: a `.zip` file to write (must not exist), or a folder (created; must be empty).
@@ -84,9 +84,13 @@ def make_synthetic(
 
 
 def sphere_angles(count: int, generator: np.random.Generator) -> np.ndarray:
-    """(yaw, pitch, roll) [count, 3] of cameras uniform on the sphere, roll 0, six decimals."""
+    """(yaw, pitch, roll) [count, 3] from all sides, roll 0, six decimals.
+
+    Yaw is uniform; cos pitch, the height of the camera, is the mean of two uniform numbers in
+    -1..1: most views are near the horizon, where kinds differ most, some from above and below.
+    """
     yaw = generator.uniform(-math.pi, math.pi, size=count)
-    pitch = np.arccos(generator.uniform(-1, 1, size=count))
+    pitch = np.arccos(generator.uniform(-1, 1, size=(2, count)).mean(axis=0))
     angles = np.stack([yaw, np.clip(pitch, 1e-4, math.pi - 1e-4), np.zeros(count)], axis=1)
     return np.trunc(angles * 1e6) / 1e6
 

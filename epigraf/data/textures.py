@@ -17,6 +17,7 @@ Colour = tuple[float, float, float]
 Vector = tuple[float, float, float]
 Texture = Callable[[np.ndarray], np.ndarray]  # points [3, P] -> colours [3, P]
 EDGE = 0.25  # share of a pattern's period over which two colours blend
+SEAM = 0.01  # world units over which a band's colours blend
 
 
 class Axis(Enum):
@@ -49,9 +50,15 @@ def solid(colour: Colour) -> Texture:
     return lambda points: _mix(np.zeros(points.shape[1]), colour, colour)
 
 
-def stripes(a: Colour, b: Colour, axis: Axis, period: float, phase: float = 0.0) -> Texture:
-    """Bands across an axis, one pair of colours every `period` world units."""
-    return lambda points: _mix(_square_wave(points[axis.value] / period + phase), a, b)
+def band(a: Colour, b: Colour, axis: Axis, low: float, high: float) -> Texture:
+    """Colour b from `low` to `high` along an axis (world units, infinite allowed), a elsewhere."""
+
+    def colour(points: np.ndarray) -> np.ndarray:
+        place = points[axis.value]
+        inside = np.minimum(place - np.float32(low), np.float32(high) - place)
+        return _mix(np.clip(inside / np.float32(SEAM) + 0.5, 0, 1), a, b)
+
+    return colour
 
 
 def wedges(a: Colour, b: Colour, count: int) -> Texture:
@@ -60,17 +67,6 @@ def wedges(a: Colour, b: Colour, count: int) -> Texture:
     def colour(points: np.ndarray) -> np.ndarray:
         turn = np.arctan2(points[2], points[0]) / (2 * math.pi)
         return _mix(_square_wave(turn * count), a, b)
-
-    return colour
-
-
-def checker(a: Colour, b: Colour, period: float, count: int) -> Texture:
-    """Bands of `period` along y crossed with `count` pairs of sectors about y."""
-
-    def colour(points: np.ndarray) -> np.ndarray:
-        turn = np.arctan2(points[2], points[0]) / (2 * math.pi)
-        bands, sectors = _square_wave(points[1] / period), _square_wave(turn * count)
-        return _mix(bands + sectors - 2 * bands * sectors, a, b)
 
     return colour
 

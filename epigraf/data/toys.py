@@ -1,38 +1,25 @@
 """The objects of the procedural data set: six kinds of toys, each different from all sides.
 
 Every toy faces +x (a camera at yaw 0 sees its front), stands upright along +y and fits in the ball
-`tracing.BALL`. Lengths in world units.
+`tracing.BALL`. Lengths in world units before the fit. Parts are large and their colours few: what
+makes a kind is its silhouette, what makes an object is its proportions and its paint.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from epigraf.data import palettes
+from epigraf.data.palettes import Paint, Palette, drawn, mixed, toned
 from epigraf.data.solids import Above, Blend, Box, Capsule, Disc, Ellipsoid, Frustum, Torus
-from epigraf.data.textures import (
-    Axis,
-    Colour,
-    Texture,
-    checker,
-    dots,
-    hsv,
-    mottled,
-    solid,
-    stripes,
-    wedges,
-)
+from epigraf.data.textures import Axis, Colour, Texture, band, dots, mottled, solid, wedges
 from epigraf.data.tracing import Part, Toy, fitted
 
-CREAM = (0.93, 0.84, 0.66)
-BLACK = (0.07, 0.07, 0.09)
-BROWN = (0.36, 0.22, 0.12)
-GREY = (0.55, 0.57, 0.6)
-ORANGE = (0.98, 0.55, 0.1)
-RED = (0.88, 0.12, 0.1)
-YELLOW = (1.0, 0.85, 0.15)
+GLASS = Paint(0.57, 0.35, 0.42)
 
 
 @dataclass(frozen=True)
@@ -48,185 +35,198 @@ class _Dice:
         """low..high, both included."""
         return int(self.generator.integers(low, high + 1))
 
-    def bold(self, hue: float | None = None) -> tuple[Colour, Colour]:
-        """A saturated colour and one that stands out from it."""
-        hue = self.between(0, 1) if hue is None else hue
-        other = hue + self.between(0.35, 0.65)
-        first = hsv(hue, self.between(0.75, 0.95), self.between(0.75, 0.95))
-        return first, hsv(other, self.between(0.55, 0.9), self.between(0.85, 1.0))
+    def chance(self, share: float) -> bool:
+        return self.between(0, 1) < share
 
-    def pattern(self, a: Colour, b: Colour) -> Texture:
-        """One of the patterns for round bodies."""
-        makers: list[Callable[[], Texture]] = [
-            lambda: stripes(a, b, Axis.Y, self.between(0.07, 0.12), self.between(0, 1)),
-            lambda: checker(a, b, self.between(0.09, 0.13), self.whole(3, 4)),
-            lambda: wedges(a, b, self.whole(4, 6)),
-            lambda: mottled(a, b, self.between(0.05, 0.08), self.generator),
-        ]
-        return makers[self.whole(0, len(makers) - 1)]()
+    def of(self, palette: Palette) -> Colour:
+        return drawn(palette, self.generator)
+
+    def shade(self, paint: Paint) -> Colour:
+        return mixed(paint, self.generator)
 
 
-def _eyes(x: float, y: float, spread: float, size: float) -> list[Part]:
-    """Two black eyes with bright rims, looking along +x."""
-    parts: list[Part] = []
-    for z in (-spread, spread):
-        parts.append(Part(Ellipsoid((x, y, z), (size, size, size)), solid(CREAM)))
-        pupil = Ellipsoid((x + 0.55 * size, y, z), (size * 0.62, size * 0.62, size * 0.62))
-        parts.append(Part(pupil, solid(BLACK)))
-    return parts
+def _ball(x: float, y: float, z: float, radius: float) -> Ellipsoid:
+    return Ellipsoid((x, y, z), (radius, radius, radius))
 
 
 def mushroom(dice: _Dice) -> list[Part]:
-    """A spotted cap on a stem with a face, in a pot."""
-    cap_colour, _ = dice.bold(dice.between(-0.08, 0.1) if dice.whole(0, 1) else None)
-    pot_a, pot_b = dice.bold()
-    width, height = dice.between(0.13, 0.18), dice.between(0.09, 0.14)
-    brim, stem = dice.between(0.035, 0.07), dice.between(0.055, 0.075)
-    pot = dice.between(0.09, 0.115)
-    cap = Above(Ellipsoid((0, brim, 0), (width, height, width)), brim - 0.012)
-    spots = dots(cap_colour, hsv(0.12, 0.12, 0.98), (0, brim, 0), dice.whole(14, 26), 0.3)
+    """A large spotted mushroom in a pot, and a small one in front of it."""
+    cap, stem = dice.of(palettes.CAPS), dice.shade(palettes.CREAM)
+    width, height = dice.between(0.13, 0.18), dice.between(0.08, 0.15)
+    brim, thick = dice.between(0.02, 0.075), dice.between(0.045, 0.065)
+    pot, clay = dice.between(0.09, 0.115), dice.of(palettes.POTS)
+    spot = dice.shade(palettes.CREAM) if dice.chance(0.7) else toned(cap, 1.2)
+    spots = dots(cap, spot, (0, brim, 0), dice.whole(12, 18), dice.between(0.3, 0.36))
+    side, small = dice.between(-0.04, 0.04), dice.between(0.045, 0.06)
+    low = dice.between(-0.045, -0.025)
     return [
-        Part(Frustum(-0.2, -0.085, pot * 0.72, pot, rounding=0.008), dice.pattern(pot_a, pot_b)),
-        Part(Frustum(-0.105, -0.07, pot * 1.12, pot * 1.12, rounding=0.01), solid(pot_a)),
-        Part(Frustum(-0.08, -0.063, pot * 0.97, pot * 0.97), solid(BROWN)),
-        Part(Frustum(-0.08, brim + 0.02, stem * 1.15, stem * 0.85), solid(CREAM)),
-        Part(cap, spots),
-        Part(Frustum(brim - 0.022, brim - 0.008, width * 0.8, width * 0.93), solid(BROWN)),
-        *_eyes(stem * 0.92, dice.between(-0.02, -0.005), 0.034, 0.02),
+        Part(Frustum(-0.2, -0.09, pot * 0.74, pot, rounding=0.008), solid(clay)),
+        Part(
+            Frustum(-0.115, -0.08, pot * 1.12, pot * 1.12, rounding=0.01), solid(toned(clay, 0.85))
+        ),
+        Part(Frustum(-0.09, -0.073, pot * 0.97, pot * 0.97), solid(dice.shade(palettes.BROWN))),
+        Part(Frustum(-0.08, brim + 0.02, thick * 1.2, thick * 0.85), solid(stem)),
+        Part(Above(Ellipsoid((0, brim, 0), (width, height, width)), brim - 0.012), spots),
+        Part(
+            Frustum(brim - 0.022, brim - 0.008, width * 0.8, width * 0.93), solid(toned(stem, 0.75))
+        ),
+        Part(Capsule((0.08, -0.08, side), (0.095, low, side), 0.02, 0.018), solid(stem)),
+        Part(Above(_ball(0.095, low, side, small), low - 0.008), solid(cap)),
     ]
 
 
 def duck(dice: _Dice) -> list[Part]:
-    """A rubber duck: body with a tail, head, beak, wings."""
-    body, wing = dice.bold(dice.between(0.1, 0.17) if dice.whole(0, 1) else None)
-    long, fat, tall = dice.between(0.14, 0.16), dice.between(0.1, 0.125), dice.between(0.08, 0.1)
-    head, neck = dice.between(0.072, 0.088), dice.between(0.045, 0.075)
-    top = -0.06 + tall + 0.55 * head
+    """A duck: body with a tail, head, beak, wings; some have a head of another colour."""
+    body = dice.of(palettes.FEATHERS)
+    crown = dice.shade(palettes.GREEN) if dice.chance(0.3) else body
+    wing = toned(body, dice.between(0.65, 0.8))
+    long, fat, tall = (
+        dice.between(0.13, 0.165),
+        dice.between(0.095, 0.125),
+        dice.between(0.075, 0.1),
+    )
+    head, neck = dice.between(0.068, 0.092), dice.between(0.045, 0.08)
+    tail = dice.between(0.01, 0.06)
+    top = -0.06 + tall + dice.between(0.4, 0.85) * head
     hull = Blend(
         [
             Ellipsoid((-0.01, -0.06, 0), (long, tall, fat)),
-            Capsule((-long * 0.75, -0.04, 0), (-long - 0.03, 0.045, 0), 0.045, 0.015),
-            Ellipsoid((neck, top, 0), (head, head, head)),
+            Capsule((-long * 0.75, -0.04, 0), (-long - 0.03, tail, 0), 0.05, 0.02),
+            Capsule((neck * 0.9, -0.03, 0), (neck, top, 0), head * 0.85, head * 0.85),
+            _ball(neck, top, 0, head),
         ],
-        0.05,
+        0.04,
     )
-    markings = dice.whole(0, 2)
-    coat = [solid(body), mottled(body, wing, 0.09, dice.generator), solid(body)][markings]
-    beak = Ellipsoid((neck + head + 0.012, top - 0.012, 0), (0.042, 0.015, 0.036))
-    eye_x, eye_y = neck + head * 0.78, top + head * 0.38
-    wings = [
-        Part(Ellipsoid((-0.03, -0.05, side * fat * 0.92), (0.075, 0.045, 0.026)), solid(wing))
-        for side in (-1, 1)
-    ]
+    beak = Ellipsoid((neck + head + 0.014, top - 0.014, 0), (0.048, 0.02, 0.042))
+    eyes = [(neck + head * 0.72, top + head * 0.38, side * head * 0.62) for side in (-1, 1)]
+    coat = band(body, crown, Axis.Y, top - head * 0.75, math.inf)
     return [
         Part(hull, coat),
-        Part(beak, solid(ORANGE)),
-        *wings,
-        *_eyes(eye_x, eye_y, head * 0.45, 0.017),
+        Part(beak, solid(dice.shade(palettes.ORANGE))),
+        *(
+            Part(Ellipsoid((-0.035, -0.05, side * fat * 0.9), (0.085, 0.05, 0.032)), solid(wing))
+            for side in (-1, 1)
+        ),
+        *(Part(_ball(*eye, 0.019), solid(dice.shade(palettes.DARK))) for eye in eyes),
     ]
 
 
 def rocket(dice: _Dice) -> list[Part]:
-    """A banded hull with a nose cone, four fins, a window in front and a flame below."""
-    hull, trim = dice.bold()
-    radius, nose = dice.between(0.075, 0.1), dice.between(0.07, 0.11)
-    fin = dice.between(0.055, 0.075)
-    skin = dice.pattern(CREAM, hull) if dice.whole(0, 1) else solid(hull)
-    window = dice.between(0.042, 0.055)
-    window_y = dice.between(0.0, 0.03)
-    fins: list[Part] = [
-        Part(Box((sx * (radius + fin * 0.3), -0.115, 0), (fin * 0.75, 0.05, 0.014)), solid(trim))
-        for sx in (-1, 1)
-    ]
-    fins += [
-        Part(Box((0, -0.115, sz * (radius + fin * 0.3)), (0.014, 0.05, fin * 0.75)), solid(trim))
-        for sz in (-1, 1)
-    ]
-    flame = Capsule((0, -0.15, 0), (0, -0.195, 0), radius * 0.55, 0.015)
-    tip = 0.185
+    """A hull with a nose cone, four fins, a lit window in front and a flame below."""
+    hull, trim = dice.of(palettes.HULLS), dice.of(palettes.TRIMS)
+    radius, nose = dice.between(0.07, 0.105), dice.between(0.07, 0.13)
+    fin, high = dice.between(0.06, 0.085), dice.between(0.045, 0.07)
+    tip = dice.between(0.15, 0.2)
+    window_y = dice.between(-0.005, 0.025)
+    light = dice.shade(palettes.CREAM)
+    belt = band(hull, trim, Axis.Y, -0.09, -0.03) if dice.chance(0.5) else solid(hull)
+    reach = radius + fin * 0.3
+    fins = [(reach, 0, fin * 0.75, 0.02), (-reach, 0, fin * 0.75, 0.02)]
+    fins += [(0, reach, 0.02, fin * 0.75), (0, -reach, 0.02, fin * 0.75)]
+    flame = Capsule((0, -0.15, 0), (0, -0.2, 0), radius * 0.6, 0.02)
     return [
-        Part(Frustum(-0.14, tip - nose, radius * 0.86, radius, rounding=0.01), skin),
-        Part(Capsule((0, tip - nose, 0), (0, tip - 0.012, 0), radius, 0.012), solid(trim)),
-        *fins,
-        Part(Disc((radius * 0.97, window_y, 0), window, 0.012, along_x=True), solid(GREY)),
-        Part(
-            Disc((radius * 0.97 + 0.008, window_y, 0), window * 0.68, 0.012, along_x=True),
-            solid((0.2, 0.65, 0.95)),
-        ),
-        Part(flame, stripes(YELLOW, ORANGE, Axis.Y, 0.09)),
+        Part(Frustum(-0.14, tip - nose, radius * 0.86, radius, rounding=0.01), belt),
+        Part(Capsule((0, tip - nose, 0), (0, tip - 0.02, 0), radius, 0.02), solid(trim)),
+        *(Part(Box((x, -0.12, z), (dx, high, dz), 0.012), solid(trim)) for x, z, dx, dz in fins),
+        Part(Disc((radius * 0.95, window_y, 0), 0.06, 0.014, along_x=True), solid(trim)),
+        Part(Disc((radius, window_y, 0), 0.04, 0.014, along_x=True), solid(light)),
+        Part(flame, solid(dice.shade(palettes.ORANGE))),
     ]
 
 
 def car(dice: _Dice) -> list[Part]:
     """A car with a cabin, four wheels, yellow lights in front and red ones behind."""
-    paint, trim = dice.bold()
-    long, wide = dice.between(0.155, 0.175), dice.between(0.075, 0.09)
-    body, cabin = dice.between(0.035, 0.05), dice.between(0.04, 0.055)
-    back = dice.between(-0.06, 0.0)
-    wheel = dice.between(0.042, 0.054)
-    lines = [solid(paint), stripes(paint, trim, Axis.Z, 2 * wide, 0.25)][dice.whole(0, 1)]
+    paint = dice.of(palettes.CARS)
+    roof_paint = dice.shade(palettes.CREAM) if dice.chance(0.3) else paint
+    long, wide = dice.between(0.14, 0.18), dice.between(0.08, 0.1)
+    body, cabin = dice.between(0.04, 0.055), dice.between(0.035, 0.065)
+    back, half = dice.between(-0.06, 0.01), dice.between(0.06, 0.1)
+    wheel = dice.between(0.046, 0.062)
     floor = -0.05
     roof = floor + body + 2 * cabin - 0.01
-    glass = Box((back, floor + body + cabin * 0.8, 0), (0.075, cabin * 0.8, wide * 0.86), 0.02)
+    glass = Box((back, floor + body + cabin * 0.8, 0), (half, cabin * 0.8, wide * 0.86), 0.02)
     parts = [
-        Part(Box((0, floor, 0), (long, body, wide), 0.025), lines),
-        Part(glass, solid((0.3, 0.6, 0.8))),
-        Part(Box((back, roof - 0.018, 0), (0.07, 0.016, wide * 0.88), 0.012), solid(paint)),
+        Part(Box((0, floor, 0), (long, body, wide), 0.03), solid(paint)),
+        Part(glass, solid(dice.shade(GLASS))),
+        Part(Box((back, roof - 0.018, 0), (half, 0.022, wide * 0.9), 0.014), solid(roof_paint)),
     ]
-    for x in (-0.6 * long, 0.62 * long):
+    tyre, hub = solid(dice.shade(palettes.DARK)), solid(dice.shade(palettes.GREY))
+    for x in (-0.58 * long, 0.6 * long):
         for z in (-wide, wide):
             centre = (x, floor - body, z)
-            parts.append(Part(Disc(centre, wheel, 0.02), solid(BLACK)))
-            parts.append(Part(Disc(centre, wheel * 0.5, 0.024), solid(GREY)))
+            parts.append(Part(Disc(centre, wheel, 0.024), tyre))
+            parts.append(Part(Disc(centre, wheel * 0.5, 0.028), hub))
     for z in (-0.6 * wide, 0.6 * wide):
-        front = Ellipsoid((long, floor + 0.008, z), (0.012, 0.02, 0.02))
-        rear = Ellipsoid((-long, floor + 0.008, z), (0.012, 0.016, 0.022))
-        parts += [Part(front, solid(YELLOW)), Part(rear, solid(RED))]
+        front = Ellipsoid((long, floor + 0.01, z), (0.016, 0.024, 0.024))
+        rear = Ellipsoid((-long, floor + 0.01, z), (0.016, 0.02, 0.026))
+        parts.append(Part(front, solid(dice.shade(palettes.YELLOW))))
+        parts.append(Part(rear, solid(dice.shade(palettes.RED))))
     return parts
 
 
-def robot(dice: _Dice) -> list[Part]:
-    """A box robot: head with eyes, chest panel in front, arms, legs, antenna, a pack behind."""
-    shell, trim = dice.bold()
-    chest, waist = dice.between(0.07, 0.09), dice.between(0.06, 0.08)
-    deep, head = dice.between(0.05, 0.065), dice.between(0.05, 0.06)
-    neck = waist - 0.03
-    face = neck + 0.012 + head
-    lift = dice.between(-0.09, 0.07)
-    plate = stripes(trim, CREAM, Axis.Y, 0.05) if dice.whole(0, 1) else solid(trim)
+def bear(dice: _Dice) -> list[Part]:
+    """A sitting teddy bear: belly and muzzle lighter than the fur, a scarf, ears, arms, legs."""
+    fur = dice.of(palettes.FURS)
+    light, scarf = toned(fur, dice.between(1.2, 1.35)), dice.of(palettes.SCARVES)
+    dark = solid(dice.shade(palettes.DARK))
+    fat, tall = dice.between(0.075, 0.1), dice.between(0.085, 0.105)
+    head, ear = dice.between(0.075, 0.095), dice.between(0.028, 0.042)
+    neck = -0.07 + tall
+    face = neck + head * 0.75
+    lift = dice.between(-0.06, 0.03)
     parts = [
-        Part(Box((0, -0.03, 0), (deep, waist, chest), 0.016), solid(shell)),
-        Part(Box((deep, -0.02, 0), (0.01, waist * 0.5, chest * 0.6), 0.006), plate),
-        Part(Box((-deep - 0.015, -0.02, 0), (0.025, waist * 0.6, chest * 0.7), 0.012), solid(GREY)),
-        Part(Box((0, face, 0), (head, head, head * 1.25), 0.014), solid(trim)),
-        Part(Capsule((0, face + head, 0), (0, face + head + 0.02, 0), 0.01, 0.01), solid(GREY)),
-        Part(Ellipsoid((0, face + head + 0.026, 0), (0.02, 0.02, 0.02)), solid(RED)),
-        *_eyes(head, face + 0.008, head * 0.55, 0.022),
+        Part(Ellipsoid((0, -0.07, 0), (fat, tall, fat)), solid(fur)),
+        Part(
+            Ellipsoid((fat * 0.35, -0.075, 0), (fat * 0.75, tall * 0.75, fat * 0.7)), solid(light)
+        ),
+        Part(Ellipsoid((0, face, 0), (head * 0.92, head * 0.9, head)), solid(fur)),
+        Part(Ellipsoid((head * 0.8, face - head * 0.25, 0), (0.036, 0.03, 0.04)), solid(light)),
+        Part(_ball(head * 0.8 + 0.032, face - head * 0.14, 0, 0.014), dark),
+        Part(Torus((0, neck - 0.012, 0), head * 0.62, 0.022, flat=True), solid(scarf)),
     ]
     for side in (-1, 1):
-        shoulder = (0.0, 0.0, side * (chest + 0.012))
-        hand = (0.055, lift, side * (chest + 0.035))
-        parts.append(Part(Capsule(shoulder, hand, 0.022, 0.022), solid(GREY)))
-        parts.append(Part(Ellipsoid(hand, (0.03, 0.03, 0.03)), solid(trim)))
-        foot = side * chest * 0.55
-        parts.append(Part(Frustum(-0.165, -0.1, 0.028, 0.028, z=foot), solid(GREY)))
-        parts.append(Part(Box((0.014, -0.165, foot), (0.05, 0.02, 0.035), 0.01), solid(shell)))
+        arm = (0.06, lift, side * (fat + 0.025))
+        parts += [
+            Part(_ball(0, face + head * 0.75, side * head * 0.72, ear), solid(fur)),
+            Part(_ball(head * 0.8, face + head * 0.22, side * head * 0.42, 0.015), dark),
+            Part(Capsule((0, -0.025, side * fat * 0.75), arm, 0.03, 0.032), solid(fur)),
+            Part(
+                Capsule(
+                    (0.02, -0.14, side * fat * 0.6),
+                    (0.115, -0.145, side * fat * 0.85),
+                    0.038,
+                    0.036,
+                ),
+                solid(fur),
+            ),
+        ]
     return parts
 
 
 def teapot(dice: _Dice) -> list[Part]:
-    """A patterned pot with a spout in front, a handle behind, a lid with a knob."""
-    glaze, trim = dice.bold()
-    fat, tall = dice.between(0.1, 0.125), dice.between(0.085, 0.11)
-    spout = Capsule((fat * 0.7, -0.06, 0), (fat + 0.055, 0.035, 0), 0.034, 0.02)
+    """A pot with a spout in front, a handle behind, a lid with a knob; plain, with a belt, with
+    clouds in the glaze, or in broad wedges."""
+    glaze = dice.of(palettes.GLAZES)
+    trim = toned(glaze, dice.between(0.5, 0.65))
+    pale = dice.shade(palettes.CREAM)
+    fat, tall = dice.between(0.095, 0.13), dice.between(0.075, 0.12)
+    coats: list[Callable[[], Texture]] = [
+        lambda: solid(glaze),
+        lambda: band(glaze, pale, Axis.Y, -0.03 - tall * 0.4, -0.03 + tall * 0.4),
+        lambda: mottled(glaze, trim, 0.12, dice.generator),
+        lambda: wedges(glaze, trim, 3),
+    ]
+    coat = coats[dice.whole(0, len(coats) - 1)]()
+    rise = dice.between(0.02, 0.06)
+    spout = Capsule((fat * 0.7, -0.06, 0), (fat + 0.055, rise, 0), 0.036, 0.022)
     lid = -0.03 + tall * 0.86
     return [
-        Part(Ellipsoid((0, -0.03, 0), (fat, tall, fat)), dice.pattern(glaze, trim)),
-        Part(spout, solid(trim)),
-        Part(Torus((-fat - 0.012, -0.015, 0), 0.052, 0.018), solid(trim)),
-        Part(Frustum(-0.03 - tall - 0.012, -0.03 - tall + 0.02, 0.065, 0.06), solid(trim)),
-        Part(Frustum(lid, lid + 0.02, fat * 0.55, fat * 0.4, rounding=0.008), solid(trim)),
-        Part(Ellipsoid((0, lid + 0.036, 0), (0.022, 0.022, 0.022)), solid(glaze)),
+        Part(Ellipsoid((0, -0.03, 0), (fat, tall, fat)), coat),
+        Part(spout, solid(glaze)),
+        Part(Torus((-fat - 0.012, -0.015, 0), dice.between(0.045, 0.058), 0.019), solid(trim)),
+        Part(Frustum(-0.03 - tall - 0.012, -0.03 - tall + 0.02, 0.068, 0.062), solid(trim)),
+        Part(Frustum(lid, lid + 0.024, fat * 0.58, fat * 0.4, rounding=0.008), solid(trim)),
+        Part(_ball(0, lid + 0.042, 0, 0.025), solid(trim)),
     ]
 
 
@@ -235,7 +235,7 @@ TOYS: dict[str, Callable[[_Dice], list[Part]]] = {
     "duck": duck,
     "rocket": rocket,
     "car": car,
-    "robot": robot,
+    "bear": bear,
     "teapot": teapot,
 }
 

@@ -169,4 +169,4 @@ def _shade(parts: Sequence[Part], points: np.ndarray) -> np.ndarray:
     normals = _normals(parts, points)
     sun = np.clip((LIGHT @ normals + 0.35) / 1.35, 0, 1)
     sky = 0.5 + 0.5 * normals[1]
-    return albedo * (0.52 + 0.36 * sun + 0.16 * sky)
+    return albedo * (0.6 + 0.32 * sun + 0.12 * sky)

@@ -21,7 +21,8 @@ Run = Callable[..., Result]
 
 # what makes a training small enough for a test: two images a step, 16 pixels, narrow networks
 SMALL_TRAINING = (
-    "dataset.resolution=16", "model.generator.cmax=16", "model.generator.tri_plane.res=8",
+    "dataset.resolution=16", "training.patch.resolution=16",
+    "model.generator.cmax=16", "model.generator.tri_plane.res=8",
     "model.generator.num_ray_steps=4", "model.generator.test_ray_steps=4",
     "model.discriminator.cmax=16", "training.batch_size=4", "training.tick=0.008",
     "training.image_snap=1", "training.threads=1",
@@ -213,6 +214,7 @@ def test_train_dry_run_leaves_nothing(epigraf: Run, shapes: Path, tmp_path: Path
     out = tmp_path / "runs"
     words = ("--data", shapes, "--out", out, "--dry-run", "--desc", "try")
     words += ("--set", "training.gamma=3", "--set", "dataset.resolution=16")
+    words += ("--set", "training.patch.resolution=16")
     result = epigraf("train", "tiny", *words)
     assert result.exit_code == 0, result.output
     assert "3 (as configured)" in result.output
@@ -254,7 +256,7 @@ def test_demo_leaves_what_it_promises(
 ) -> None:
     config = tmp_path / "mini.yaml"
     config.write_text(epigraf("configs", "tiny", *_small_words(0.008)).stdout)
-    for name, value in {"SIDE": 16, "FRAMES": 8, "CELLS": 4, "MESH_RESOLUTION": 12}.items():
+    for name, value in {"SIDE": 16, "FRAMES": 8, "CELLS": 6, "MESH_RESOLUTION": 12}.items():
         monkeypatch.setattr(demo_module, name, value)
     out = tmp_path / "out"
     result = epigraf("demo", "--config", config, "--data", shapes, "--minutes", 0.2, "--out", out)
@@ -262,6 +264,12 @@ def test_demo_leaves_what_it_promises(
     names = {path.name for path in out.iterdir()}
     media = {"samples.png", "turns.png", "turntable.mp4", "turntable.webp", "growth.png"}
     assert names == media | {"index.html", "object.glb", "curve.png", "runs"}
-    assert picture(out / "turns.png").shape == (4 * 16, 8 * 16, 3)
+    assert picture(out / "turns.png").shape == (6 * 16, 8 * 16, 3)  # a row a kind
     magic, _, length = struct.unpack("<4sII", (out / "object.glb").read_bytes()[:12])
     assert (magic, length) == (b"glTF", (out / "object.glb").stat().st_size)
+    assert picture(out / "samples.png").shape == (6 * 16, 6 * 16, 3)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "Seeds 0 to 35 in order" in page
+    assert "one kind a row: mushroom, duck, rocket, car, bear, teapot" in page
+    assert "A turntable of 6 generated objects" in page
+    assert f"--data {shapes.resolve()} --minutes 60" in page  # not beside the page

@@ -57,6 +57,21 @@ def test_depth_lies_on_the_surface_inside_the_ball(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(TOYS))
+def test_objects_of_a_kind_differ_in_shape_and_in_colour(kind: str) -> None:
+    """Among ten objects: silhouettes from one side, and the mean colour of what they cover."""
+    views = [render_views(make_toy(kind, seed), SIDES[:1], 24) for seed in range(10)]
+    masks = np.array([view.depth[0] > 0 for view in views])
+    overlap = [
+        (masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum()
+        for i in range(10)
+        for j in range(i)
+    ]
+    assert 0.5 < np.mean(overlap) < 0.92  # one kind, but not one shape
+    colours = np.array([v.images[0][m].mean(axis=0) for v, m in zip(views, masks, strict=True)])
+    assert np.linalg.norm(colours.std(axis=0)) > 25
+
+
+@pytest.mark.parametrize("kind", sorted(TOYS))
 def test_nothing_is_cut_off_and_front_is_not_back(kind: str) -> None:
     for seed in range(3):
         views = render_views(make_toy(kind, seed), SIDES, 24)
@@ -135,11 +150,16 @@ def test_objects_do_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
         assert torch.equal(*pair)
 
 
-def test_cameras_cover_the_sphere() -> None:
+def test_cameras_cover_the_sphere_and_are_densest_near_the_horizon() -> None:
     angles = sphere_angles(4000, np.random.default_rng(0))
-    assert np.abs(np.cos(angles[:, 1]).mean()) < 0.03
+    height = np.cos(angles[:, 1])
+    assert np.abs(height.mean()) < 0.03
     assert np.abs(np.exp(1j * angles[:, 0]).mean()) < 0.05
-    assert (np.cos(angles[:, 1]) > 0.8).mean() == pytest.approx(0.1, abs=0.02)
+    for h in (0.2, 0.5, 0.8):  # the triangular law: P(height > h) = (1 - h)^2 / 2
+        assert (height > h).mean() == pytest.approx((1 - h) ** 2 / 2, abs=0.02)
+        assert (height < -h).mean() == pytest.approx((1 - h) ** 2 / 2, abs=0.02)
+    assert height.max() > 0.95
+    assert height.min() < -0.95
     assert np.abs(angles[:, 0]).max() <= math.pi
 
 

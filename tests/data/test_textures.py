@@ -10,21 +10,19 @@ import pytest
 from epigraf.data.textures import (
     Axis,
     Texture,
-    checker,
+    band,
     dots,
     hsv,
     mottled,
     solid,
-    stripes,
     wedges,
 )
 
 A, B = (0.0, 0.25, 1.0), (1.0, 0.75, 0.0)
 TEXTURES: dict[str, Texture] = {
     "solid": solid(A),
-    "stripes": stripes(A, B, Axis.Y, 0.1),
+    "band": band(A, B, Axis.Y, -0.05, 0.05),
     "wedges": wedges(A, B, 4),
-    "checker": checker(A, B, 0.1, 3),
     "dots": dots(A, B, (0, 0, 0), 20, 0.3),
     "mottled": mottled(A, B, 0.05, np.random.default_rng(0)),
 }
@@ -47,8 +45,12 @@ def test_colours_stay_between_the_two(name: str) -> None:
 
 
 def test_patterns_by_hand() -> None:
-    assert at(stripes(A, B, Axis.Z, 0.1), 0, 0, 0.025) == list(B)
-    assert at(stripes(A, B, Axis.Z, 0.1), 9, 9, 0.075) == list(A)
+    belt = band(A, B, Axis.Z, -0.1, 0.2)
+    assert at(belt, 9, 9, 0.15) == list(B)
+    assert at(belt, 0, 0, 0.25) == at(belt, 0, 0, -0.15) == list(A)
+    assert at(belt, 0, 0, 0.2) == pytest.approx((0.5, 0.5, 0.5))  # halfway at its edge
+    assert at(band(A, B, Axis.Y, 0.1, math.inf), 0, 9, 0) == list(B)
+    assert at(band(A, B, Axis.Y, 0.1, math.inf), 0, 0, 9) == list(A)
     turn = 2 * math.pi / 8  # wedge 1 of 2 pairs: its middle lies at an eighth of a turn
     assert at(wedges(A, B, 2), math.cos(turn), 0, math.sin(turn)) == list(B)
     assert at(wedges(A, B, 2), math.cos(3 * turn), 0, math.sin(3 * turn)) == list(A)

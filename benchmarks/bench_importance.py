@@ -19,11 +19,13 @@ QUICK_CASES = [(1, 16, 6, 6)]
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """Finer depths, and both passes sorted by depth."""
+    """Finer depths; both passes sorted by depth, without and with gradients."""
     for shape in QUICK_CASES if settings.quick else CASES:
-        for op, build in (("importance", _importance), ("merge", _merge)):
-            name = "B{} R{} S{} F{}".format(*shape)
-            yield Case(op, name, partial(build, name, shape, settings.device))
+        name = "B{} R{} S{} F{}".format(*shape)
+        yield Case("importance", name, partial(_importance, name, shape, settings.device))
+        for what in ("forward", "forward + backward"):
+            build = partial(_merge, f"{name} {what}", shape, what, settings.device)
+            yield Case("merge", f"{name} {what}", build)
 
 
 def both(run: Callable[[], object]) -> list[tuple[str, Callable[[], object]]]:
@@ -40,7 +42,7 @@ def _importance(name: str, shape: tuple[int, int, int, int], device: str) -> Seq
     return [Work(name, which, f, counts) for which, f in both(run)]
 
 
-def _merge(name: str, shape: tuple[int, int, int, int], device: str) -> Sequence[Work]:
+def _merge(name: str, shape: tuple[int, int, int, int], what: str, device: str) -> Sequence[Work]:
     batch, rays, coarse, fine = shape
 
     def samples(count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,5 +50,16 @@ def _merge(name: str, shape: tuple[int, int, int, int], device: str) -> Sequence
         return colors.contiguous(), raw[..., 0].contiguous(), t[..., 0].sort(-1).values
 
     counts = Counts(rays=batch * rays, samples=batch * rays * (coarse + fine))
-    run = partial(merge_samples, samples(fine), samples(coarse))
+    sets = samples(fine), samples(coarse)
+    leaves = [x.requires_grad_() for part in sets for x in part]
+    cotangents = [torch.rand_like(x) for x in merge_samples(*sets)]
+
+    def forward() -> object:
+        with torch.no_grad():
+            return merge_samples(*sets)
+
+    def forward_and_backward() -> object:
+        return torch.autograd.grad(merge_samples(*sets), leaves, cotangents)
+
+    run = forward if what == "forward" else forward_and_backward
     return [Work(name, which, f, counts) for which, f in both(run)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,14 @@ QUICK = (
 
 
 def measure(settings: Settings, announce: Announce) -> Iterator[list[Row]]:
-    """Rows of all phases and of the step, of all backends in alternation."""
+    """Rows of all phases and of the step, of all backends asked for in alternation."""
     title = f"step {settings.preset}"
-    if settings.only.lower() not in title.lower():
+    wanted = [x for x in RenderBackend if settings.only.lower() in f"{title} {x.value}".lower()]
+    if not wanted:
         return
     announce(title)
     with tempfile.TemporaryDirectory() as folder, runner.threads(settings.threads):
-        backends = _backends(settings, Path(folder))
+        backends = _backends(settings, wanted, Path(folder))
         rounds = settings.rounds or ROUNDS
         for number in range(rounds + 1):  # the first warms up
             for name, backend in backends.items():
@@ -63,12 +64,14 @@ class _Backend:
     rounds: list[dict[str, float]] = field(default_factory=list)
 
 
-def _backends(settings: Settings, folder: Path) -> dict[str, _Backend]:
+def _backends(
+    settings: Settings, wanted: Sequence[RenderBackend], folder: Path
+) -> dict[str, _Backend]:
     cfg = load_config(settings.preset, [*(QUICK if settings.quick else ()), *settings.overrides])
     make_synthetic(folder / "shapes.zip", OBJECTS, VIEWS, max(cfg.dataset.resolution, 8))
     return {
         which.value: _backend(cfg, which, folder / "shapes.zip", settings.device)
-        for which in RenderBackend
+        for which in wanted
     }
 
 

@@ -1,11 +1,14 @@
 """Tri-plane look-up against its plain-torch reference and torch's own grid_sample.
 
+Planes are NCHW in float32 unless a case says otherwise.
+
 Legend: B batch, P points, F channels, H height, W width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,13 +21,41 @@ from epigraf.ops import sample_triplane, use_reference
 # batch, points of one image, channels, resolution: small CPU trainings, and one image at full size
 CASES = [(8, 20480, 8, 64), (8, 20480, 16, 64), (4, 65536, 32, 128), (1, 262144, 32, 512)]
 QUICK_CASES = [(1, 64, 4, 8)]
+KIND_CASES = [(4, 65536, 32, 128)]  # with other planes than NCHW ones in float32
 SAMPLES_PER_RAY = 32
 TAPS = 3 * 4
+
+
+@dataclass(frozen=True)
+class PlaneKind:
+    """How planes lie in memory, and of what numbers; points are float32."""
+
+    label: str = ""
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+
+    def planes(self, batch: int, channels: int, resolution: int, device: str) -> Tensor:
+        """Random planes [B, 3, F, H, W]."""
+        planes = torch.randn(batch, 3, channels, resolution, resolution, device=device)
+        if self.channels_last:
+            planes = planes.movedim(2, 4).contiguous().movedim(4, 2)
+        return planes.to(self.dtype)
+
+
+NCHW_FLOAT = PlaneKind()
+PLANE_KINDS = (
+    PlaneKind("channels last ", torch.float32, channels_last=True),
+    PlaneKind("channels last float16 ", torch.float16, channels_last=True),
+    PlaneKind("channels last bfloat16 ", torch.bfloat16, channels_last=True),
+    PlaneKind("float16 ", torch.float16),
+    PlaneKind("bfloat16 ", torch.bfloat16),
+)
 
 
 def grid_sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
     """The usual implementation: three planes as a batch of grid_sample."""
     batch, _, channels, height, width = planes.shape
+    points = points.to(planes.dtype)
     pairs = torch.stack([points[..., [0, 1]], points[..., [0, 2]], points[..., [1, 2]]], 1)
     reads = F.grid_sample(
         planes.reshape(batch * 3, channels, height, width),
@@ -50,18 +81,28 @@ IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """Forward, gradient of the planes, gradient of the points."""
+    """Forward, gradient of the planes, gradient of the points; kinds of planes forward and back."""
+    every = ("forward", "grad planes", "grad points")
     for shape in QUICK_CASES if settings.quick else CASES:
-        for what in ("forward", "grad planes", "grad points"):
-            name = "B{0} P{1} F{2} {3}x{3} {4}".format(*shape, what)
-            yield Case("triplane", name, partial(_build, name, shape, what, settings.device))
+        yield from (_case(shape, NCHW_FLOAT, what, settings.device) for what in every)
+    for shape in QUICK_CASES if settings.quick else KIND_CASES:
+        for kind in PLANE_KINDS:
+            yield from (_case(shape, kind, what, settings.device) for what in every[:2])
 
 
-def _build(name: str, shape: tuple[int, int, int, int], what: str, device: str) -> Sequence[Work]:
+def _case(shape: tuple[int, int, int, int], kind: PlaneKind, what: str, device: str) -> Case:
+    name = "B{0} P{1} F{2} {3}x{3} {4}{5}".format(*shape, kind.label, what)
+    return Case("triplane", name, partial(_build, name, shape, kind, what, device))
+
+
+def _build(
+    name: str, shape: tuple[int, int, int, int], kind: PlaneKind, what: str, device: str
+) -> Sequence[Work]:
     batch, count, channels, resolution = shape
-    planes = torch.randn(batch, 3, channels, resolution, resolution, device=device)
+    planes = kind.planes(batch, channels, resolution, device)
     points = points_on_rays(batch, count, device)
-    counts = Counts(samples=batch * count, bytes_moved=batch * count * TAPS * channels * 4)
+    moved = batch * count * TAPS * channels * planes.element_size()
+    counts = Counts(samples=batch * count, bytes_moved=moved)
     return [
         Work(name, which, _run(which, planes, points, what), counts, which == "grid_sample")
         for which in IMPLEMENTATIONS

@@ -1,37 +1,37 @@
 """What the compiler makes of the CUDA kernels, and what a GPU could make of the fused renderer.
 
-epigraf bench kernels [ARCH...]
-
-Compiles csrc/cuda for every architecture (or those given, 80 for sm_80) with nvcc, reads ptxas'
-report and prints registers, shared memory, spills and theoretical occupancy of every kernel; with
-all architectures it writes docs/kernels.md too. Fails where nvcc fails or a kernel spills. Needs
-nvcc (or $NVCC) and c++filt, no GPU: nothing here is measured on one.
+Compiles csrc/cuda with nvcc (or $NVCC), reads ptxas' report through c++filt, and makes a page of
+registers, shared memory, spills and theoretical occupancy of every kernel. Needs no GPU: nothing
+here is measured on one.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from epigraf.benchmarks.roofline import GPUS, Case, backward_work, forward_work, rays_per_second
+from epigraf.errors import EpigrafError
 
 WARP = 32
 
 
 def source_tree() -> Path:
-    """The folder of csrc/cuda: this file's own tree, else the current folder."""
+    """The folder of csrc/cuda: this file's own tree, else the current folder.
+
+    Raises:
+        EpigrafError: neither has one.
+    """
     for folder in (Path(__file__).resolve().parents[1], Path.cwd()):
         if (folder / "csrc" / "cuda").is_dir():
             return folder
-    raise SystemExit("kernel_report: there is no csrc/cuda here; run it in a source tree")
+    raise EpigrafError("bench kernels: there is no csrc/cuda here; run it in a source tree")
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,21 @@ class Kernel:
 
 
 def compile_kernels(archs: Sequence[int]) -> list[Kernel]:
-    """Every kernel of csrc/cuda for every architecture. Raises SystemExit where nvcc fails."""
+    """Every kernel of csrc/cuda for every architecture, sorted by name and architecture.
+
+    Raises:
+        EpigrafError: an architecture whose limits are not known, no nvcc, or code that it rejects.
+    """
+    if unknown := sorted(set(archs) - set(LIMITS)):
+        raise EpigrafError(f"bench kernels: no limits known for {unknown}, only {sorted(LIMITS)}")
     nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
     if nvcc is None:
-        raise SystemExit("kernel_report: nvcc not found (set NVCC)")
+        raise EpigrafError("bench kernels: nvcc not found (set NVCC)")
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
     codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
     flags = ["-std=c++17", "-O3", "--threads=2", "-Xptxas=-v", "-Xcompiler=-Wall,-Wextra,-fPIC"]
-    kernels, root = [], source_tree()
+    kernels: list[Kernel] = []
+    root = source_tree()
     with tempfile.TemporaryDirectory() as folder:
         for source in sorted((root / "csrc" / "cuda").glob("*.cu")):
             command = [nvcc, *flags, "-Werror", "all-warnings", "-I", str(root / "csrc/include")]
@@ -88,12 +95,17 @@ def compile_kernels(archs: Sequence[int]) -> list[Kernel]:
             done = subprocess.run(command, capture_output=True, text=True)
             log = done.stdout + done.stderr
             if done.returncode != 0:
-                raise SystemExit(f"{log}\nkernel_report: {source.name} does not compile")
+                why = _first_error(log)
+                raise EpigrafError(f"bench kernels: {source.name} does not compile: {why}")
             named = subprocess.run(["c++filt"], input=log, capture_output=True, text=True)
             kernels += parse(named.stdout)
     if not kernels:
-        raise SystemExit("kernel_report: no kernel in the output of ptxas")
+        raise EpigrafError("bench kernels: no kernel in the output of ptxas")
     return sorted(set(kernels), key=lambda k: (k.name, k.arch))
+
+
+def _first_error(log: str) -> str:
+    return next((line for line in log.splitlines() if "error" in line), log.strip()[-200:])
 
 
 def parse(log: str) -> list[Kernel]:
@@ -305,23 +317,6 @@ def page(kernels: Sequence[Kernel], case: Case) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """1 where a kernel spills."""
-    parser = argparse.ArgumentParser(prog="epigraf bench kernels", description=__doc__)
-    parser.add_argument("arch", nargs="*", type=int, help=f"of {sorted(LIMITS)}; none: all")
-    archs = parser.parse_args(argv).arch or sorted(LIMITS)
-    if unknown := set(archs) - set(LIMITS):
-        parser.error(f"no limits known for {sorted(unknown)}, only for {sorted(LIMITS)}")
-    kernels = compile_kernels(archs)
-    text = page(kernels, Case())
-    print(text)
-    if set(archs) == set(LIMITS):
-        (source_tree() / "docs" / "kernels.md").write_text(text)
-    spilled = [f"{k.name} on sm_{k.arch}" for k in kernels if k.spills > 0]
-    if spilled:
-        print(f"kernel_report: registers spill in {', '.join(spilled)}", file=sys.stderr)
-    return 1 if spilled else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def spilled(kernels: Sequence[Kernel]) -> list[str]:
+    """Kernels whose registers spill, and where."""
+    return [f"{k.name} on sm_{k.arch}" for k in kernels if k.spills > 0]

@@ -1,4 +1,4 @@
-"""The machine itself: its name, how fast it multiplies matrices and how fast it copies."""
+"""The machine itself: its name, how fast it multiplies matrices, copies, and reads its caches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 
 from epigraf.benchmarks.runner import Case, Counts, Row, Work
 
-SGEMM, COPY = "sgemm", "copy"
+SGEMM, COPY, READ = "sgemm", "copy", "read"
 SIDES, QUICK_SIDES = (512, 1024, 2048), (256,)
 COPIED, QUICK_COPIED = 256 * 2**20, 4 * 2**20  # bytes, beyond every cache
+READS, QUICK_READS = (256 * 2**10, 16 * 2**20), (16 * 2**10,)  # bytes, within caches
+READ_IN_ALL, QUICK_READ_IN_ALL = 64 * 2**20, 2**20  # bytes of one call
 
 
 def machine_name(device: str) -> str:
@@ -30,11 +32,16 @@ def machine_name(device: str) -> str:
 
 
 def cases(device: str, quick: bool) -> Iterator[Case]:
-    """Products of square float32 matrices, and a copy of a large tensor."""
+    """Products of square float32 matrices, a copy of a large tensor, small ones read again."""
     for side in QUICK_SIDES if quick else SIDES:
         yield Case("machine", f"{SGEMM} {side}", partial(_sgemm, side, device), memory=False)
     size = QUICK_COPIED if quick else COPIED
     yield Case("machine", f"{COPY} {size >> 20} MiB", partial(_copy, size, device), memory=False)
+    in_all = QUICK_READ_IN_ALL if quick else READ_IN_ALL
+    for size in QUICK_READS if quick else READS:
+        name = f"{READ} {size >> 10} KiB"
+        build = partial(_read, name, size, in_all // size, device)
+        yield Case("machine", name, build, memory=False)
 
 
 def _sgemm(side: int, device: str) -> Sequence[Work]:
@@ -53,6 +60,13 @@ def _copy(size: int, device: str) -> Sequence[Work]:
     return [Work(f"{COPY} {size >> 20} MiB", "torch", run, counts, control=True)]
 
 
+def _read(name: str, size: int, times: int, device: str) -> Sequence[Work]:
+    """Sums of one and the same tensor: every thread reads all of it, again and again."""
+    rows = torch.zeros(size // 4, device=device).expand(times, -1)
+    counts = Counts(bytes_moved=times * size)
+    return [Work(name, "torch", partial(torch.sum, rows, 1), counts, control=True)]
+
+
 def peak_gflops(rows: Sequence[Row]) -> float:
     """The best that matrix products reached; 0 where none was measured."""
     return max((row.gflops for row in rows if row.op == "machine"), default=0.0)
@@ -60,5 +74,21 @@ def peak_gflops(rows: Sequence[Row]) -> float:
 
 def peak_bandwidth(rows: Sequence[Row]) -> float:
     """GB/s of the copy, read and written; 0 where it was not measured."""
-    copies = [r.counts.bytes_moved / r.best for r in rows if r.op == "machine"]
-    return max(copies, default=0.0) / 1e9
+    return max(_bandwidths(rows, COPY).values(), default=0.0)
+
+
+def read_bandwidths(rows: Sequence[Row]) -> dict[str, float]:
+    """GB/s of repeated reads by size ("256 KiB"); empty where they were not measured."""
+    return _bandwidths(rows, READ)
+
+
+def _bandwidths(rows: Sequence[Row], kind: str) -> dict[str, float]:
+    found = [row for row in rows if row.op == "machine" and row.case.startswith(f"{kind} ")]
+    return {r.case.removeprefix(f"{kind} "): r.counts.bytes_moved / r.best / 1e9 for r in found}
+
+
+def describe_peaks(rows: Sequence[Row]) -> str:
+    """One line of all that was measured of the machine."""
+    reads = [f"{size} {speed:.0f}" for size, speed in read_bandwidths(rows).items()]
+    copied = f"sgemm {peak_gflops(rows):.0f} GFLOP/s, copy {peak_bandwidth(rows):.0f} GB/s"
+    return f"{copied}, reads again and again: {', '.join(reads)} GB/s" if reads else copied

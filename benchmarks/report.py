@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from epigraf.benchmarks.machine import peak_bandwidth, peak_gflops
+from epigraf.benchmarks.bars import Group, draw_dots, draw_stacks
+from epigraf.benchmarks.bench_step import STEP
+from epigraf.benchmarks.machine import describe_peaks, peak_gflops
 from epigraf.benchmarks.result import Result, of_suite
 from epigraf.benchmarks.runner import Row
-from epigraf.benchmarks.table import scaling_lines
+from epigraf.benchmarks.table import scaling_lines, short
 from epigraf.curve import Panel, Series, draw_curves
 from epigraf.errors import EpigrafError
 
+X_LABELS = {
+    "rays": "rays of a picture", "samples": "samples of a ray", "batch": "pictures",
+    "planes": "side of the planes, pixels", "threads": "threads",
+}  # fmt: skip
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -34,45 +42,54 @@ def fill_block(readme: Path, results: Sequence[Result]) -> None:
 
 
 def render_lines(result: Result) -> list[str]:
-    """The renderer's table: seconds, how many times faster than the last, memory."""
+    """The renderer's tables: time, times faster than the last and memory; speed and its share."""
     cases: dict[str, list[Row]] = {}
     for row in result.rows:
         if row.op == "render":
             cases.setdefault(row.case, []).append(row)
+    last = [rows[-1].implementation for rows in cases.values()][-1:] or [""]
+    peak = peak_gflops(result.rows)
+    times = _by_case(f"ms (times faster than {last[0]}; MiB)", cases, _cell)
+    speeds = _by_case("M samples/s; GFLOP/s (of sgemm)", cases, lambda row, _: _speed(row, peak))
+    return [_facts(result), "", *times, "", *speeds, ""]
+
+
+def _by_case(
+    title: str, cases: Mapping[str, Sequence[Row]], text: Callable[[Row, Row], str]
+) -> list[str]:
+    """A table with a row a case and a column an implementation; text: of a row and of the last."""
     names = list(dict.fromkeys(row.implementation for rows in cases.values() for row in rows))
-    lines = [
-        _facts(result),
-        "",
-        f"| ms (times faster than {names[-1]}; MiB) | {' | '.join(names)} |",
-    ]
-    lines.append("| --- |" + " ---: |" * len(names))
+    lines = [f"| {title} | {' | '.join(names)} |", "| --- |" + " ---: |" * len(names)]
     for case, rows in cases.items():
-        found = {row.implementation: _cell(row, rows[-1]) for row in rows}
+        found = {row.implementation: text(row, rows[-1]) for row in rows}
         lines.append(f"| {case} | {' | '.join(found.get(name, '') for name in names)} |")
-    return [*lines, ""]
+    return lines
+
+
+def _speed(row: Row, peak: float) -> str:
+    share = f" ({row.gflops / peak:.0%})" if peak else ""
+    return f"{short(row.counts.samples / row.best / 1e6)}; {short(row.gflops)}{share}"
 
 
 def _cell(row: Row, last: Row) -> str:
     times = "" if row is last else f"{last.best / row.best:.1f}x; "
     memory = "" if row.peak_mib is None else f"{row.peak_mib:.0f} MiB"
-    return f"{row.best * 1e3:.4g} ({times}{memory})"
+    return f"{short(row.best * 1e3)} ({times}{memory})"
 
 
 def _facts(result: Result) -> str:
     facts = result.facts
     return (
-        f"`epigraf bench {result.suite}`, {result.machine}, {facts['threads']} threads, "
-        f"commit {facts['commit']}, {result.date[:10]}, load {facts['load_average']:.1f}; sgemm "
-        f"{peak_gflops(result.rows):.0f} GFLOP/s, copy {peak_bandwidth(result.rows):.0f} GB/s. "
-        f"Quickest rounds."
+        f"`{result.command}`, {result.machine}, {facts['threads']} threads, "
+        f"commit {facts['commit']}, {result.date[:10]}, load {facts['load_average']:.1f}; "
+        f"{describe_peaks(result.rows)}. Quickest rounds; memory beyond inputs."
     )
 
 
 def _step_sentence(result: Result) -> list[str]:
-    preset = result.facts["config"]["preset"]
     steps = [row for row in result.rows if row.op == "step" and row.case == "step"]
     texts = [f"{r.implementation} {r.best / r.counts.images * 1000:.1f}" for r in steps]
-    return [f"Training `{preset}`, seconds per thousand images: {', '.join(texts)}."]
+    return [f"`{result.command}`, seconds per thousand images: {', '.join(texts)}."]
 
 
 def write_pictures(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -80,20 +97,48 @@ def write_pictures(results: Sequence[Result], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written, lines = [], ["# What `epigraf bench` measured", ""]
     for result in results:
-        title = " ".join([result.suite, result.facts["config"].get("preset", "")]).strip()
+        title = result.command.removeprefix("epigraf bench ")
+        stem = "-".join(["bench", *re.findall(r"[\w.]+", title)])
         lines += [f"## {title}", "", *_tables(result), ""]
-        panels = [p for p in _panels(result) if p.series]
-        for number in range(0, len(panels), 2):
-            path = folder / f"bench-{title.replace(' ', '-')}-{number // 2 + 1}.png"
-            Image.fromarray(draw_curves(panels[number : number + 2])).save(path)
+        for number, (text, picture) in enumerate(_pictures(result), 1):
+            path = folder / f"{stem}-{number}.png"
+            Image.fromarray(picture).save(path)
             written.append(path)
-            lines += [
-                f"![{', '.join(p.title for p in panels[number : number + 2])}]({path.name})",
-                "",
-            ]
+            lines += [f"![{text}]({path.name})", ""]
     path = folder / "bench.md"
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return [*written, path]
+
+
+def _pictures(result: Result) -> Iterator[tuple[str, np.ndarray]]:
+    """What each shows, and its pixels: bars of cases and of phases, curves of a scaling."""
+    if result.suite == "render":
+        yield "Milliseconds of every implementation", draw_dots(*render_dots(result))
+    if result.suite == "step":
+        yield "Milliseconds by phase", draw_stacks(*step_stacks(result))
+    panels = [p for p in _panels(result) if p.series]
+    for number in range(0, len(panels), 2):
+        pair = panels[number : number + 2]
+        yield ", ".join(p.title for p in pair), draw_curves(pair)
+
+
+def render_dots(result: Result) -> tuple[list[Group], str]:
+    """The cases of `render` with a bar an implementation, and what the axis says."""
+    groups: dict[str, list[tuple[str, float]]] = {}
+    for row in result.rows:
+        if row.op == "render":
+            groups.setdefault(row.case, []).append((row.implementation, row.best * 1e3))
+    return [Group(*item) for item in groups.items()], "ms, quickest round"
+
+
+def step_stacks(result: Result) -> tuple[list[Group], str]:
+    """The phases of `step` by implementation, and what the axis says."""
+    groups: dict[str, list[tuple[str, float]]] = {}
+    for row in result.rows:
+        if row.op == "step" and row.case != STEP:
+            groups.setdefault(row.implementation, []).append((row.case, row.best * 1e3))
+    axis = "ms of a step in which all lazy phases are due, quickest rounds"
+    return [Group(*item) for item in groups.items()], axis
 
 
 def _tables(result: Result) -> Iterator[str]:
@@ -121,12 +166,14 @@ def _panels(result: Result) -> Iterator[Panel]:
     for axis in axes:
         rows = [row for row in result.rows if row.axis == axis]
         log = not axis.startswith(("samples", "threads"))
-        yield Panel(f"{axis}: milliseconds", axis.split(",")[0], _series(rows, _milliseconds), log)
+        x_label, series = X_LABELS[axis.split(",")[0]], _series(rows, _milliseconds)
+        yield Panel(f"{axis}: time", x_label, series, log, "ms, quickest round")
         if axis == "rays":
-            yield Panel("rays: rays per second", "rays", _series(rows, _rate), log=True)
+            yield Panel("rays: speed", x_label, _series(rows, _rate), True, "rays/s")
         if axis == "samples":
             kept = [row for row in rows if row.peak_mib is not None]
-            yield Panel("samples: peak memory, MiB", "samples a ray", _series(kept, _peak))
+            label = "MiB beyond inputs, peak"
+            yield Panel("samples: memory", x_label, _series(kept, _peak), y_label=label)
 
 
 def _series(rows: Sequence[Row], value: Callable[[Row], float]) -> list[Series]:

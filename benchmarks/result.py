@@ -19,12 +19,18 @@ import torch
 
 import epigraf
 from epigraf.benchmarks.fit import line_fits
-from epigraf.benchmarks.machine import machine_name, peak_bandwidth, peak_gflops
+from epigraf.benchmarks.machine import (
+    machine_name,
+    peak_bandwidth,
+    peak_gflops,
+    read_bandwidths,
+)
 from epigraf.benchmarks.runner import Counts, Row, Settings
 from epigraf.errors import EpigrafError
 from epigraf.ops import backend_line
 
 FORMAT = 2
+DEFAULT_ALLOCATOR = "default"
 
 
 @dataclass
@@ -40,6 +46,19 @@ class Result:
     def machine(self) -> str:
         """The machine's name."""
         return str(self.facts.get("machine", "unknown"))
+
+    @property
+    def command(self) -> str:
+        """What measured it, rounds aside: "epigraf bench step --config plants64"."""
+        config, parts = self.facts.get("config", {}), ["epigraf bench", self.suite]
+        parts += ["--config", config["preset"]] if config.get("preset") else []
+        parts += [f"--set {change}" for change in config.get("set", ())]
+        return " ".join([*parts, *(["--default-malloc"] if self.default_malloc else [])])
+
+    @property
+    def default_malloc(self) -> bool:
+        """Measured with the allocator as a plain torch program has it."""
+        return self.facts.get("allocator") == DEFAULT_ALLOCATOR
 
     @property
     def date(self) -> str:
@@ -66,7 +85,7 @@ def new_result(suite: str, settings: Settings) -> Result:
         "threads": settings.threads,
         "load_average": os.getloadavg()[0],
         "backend": backend_line(settings.device),
-        "allocator": "default" if settings.default_malloc else "keeps freed memory",
+        "allocator": DEFAULT_ALLOCATOR if settings.default_malloc else "keeps freed memory",
         "versions": {
             "epigraf": epigraf.__version__,
             "torch": torch.__version__,
@@ -94,6 +113,7 @@ def write_result(result: Result, path: Path) -> None:
         "complete": result.complete,
         "peak_gflops": peak_gflops(result.rows),
         "peak_copy_gb_per_s": peak_bandwidth(result.rows),
+        "read_gb_per_s": read_bandwidths(result.rows),
         "fits": [asdict(fit) for fit in line_fits(result.rows)],
         "rows": [_row_values(row) for row in result.rows],
     }
@@ -140,7 +160,8 @@ def read_result(path: Path) -> Result:
         suite, complete = content["suite"], bool(content["complete"])
     except (KeyError, TypeError, ValueError) as error:
         raise EpigrafError(f"{path}: damaged: {type(error).__name__}: {error}") from None
-    derived = {"format", "suite", "complete", "peak_gflops", "peak_copy_gb_per_s", "fits", "rows"}
+    derived = {"format", "suite", "complete", "peak_gflops", "peak_copy_gb_per_s", "read_gb_per_s"}
+    derived |= {"fits", "rows"}
     facts = {key: value for key, value in content.items() if key not in derived}
     return Result(suite, facts, rows, complete)
 
@@ -155,7 +176,7 @@ def _read_row(values: dict[str, Any]) -> Row:
 
 
 def newest_results(folder: Path) -> list[Result]:
-    """The newest complete result of every suite (and preset), of the machine measured last.
+    """The newest complete result of every command, of the machine measured last.
 
     Smoke tests and files of older formats do not count.
 
@@ -168,11 +189,10 @@ def newest_results(folder: Path) -> list[Result]:
     if not results:
         raise EpigrafError(f"{folder}: no complete result of `epigraf bench` in it")
     machine = max(results, key=lambda r: r.date).machine
-    newest: dict[tuple[str, str], Result] = {}
+    newest: dict[str, Result] = {}
     for result in sorted(results, key=lambda r: r.date):
         if result.machine == machine:
-            preset = result.facts.get("config", {}).get("preset", "")
-            newest[result.suite, preset] = result
+            newest[result.command] = result
     return list(newest.values())
 
 

@@ -1,6 +1,6 @@
 """Roofs of the fused renderer on a GPU: what a sample costs, what data sheets allow.
 
-Predictions for `benchmarks.kernel_report`; nothing here was measured.
+Predictions for `epigraf bench kernels`; nothing here was measured.
 """
 
 from __future__ import annotations

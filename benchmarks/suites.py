@@ -19,7 +19,7 @@ from epigraf.benchmarks import (
     bench_triplane,
     machine,
 )
-from epigraf.benchmarks.result import Result, new_result, result_path, write_result
+from epigraf.benchmarks.result import Result, write_result
 from epigraf.benchmarks.runner import Announce, Case, Row, Settings, measure
 from epigraf.errors import EpigrafError
 
@@ -52,26 +52,23 @@ SUITES: dict[str, Measure] = {
 }
 
 
-def run_suite(name: str, settings: Settings, out: Path, announce: Announce) -> tuple[Result, Path]:
-    """Measure a suite into a new file in `out`, beginning with the machine itself.
+def fill(result: Result, path: Path, settings: Settings, announce: Announce) -> None:
+    """Measure the suite of a new result into it and its file, beginning with the machine itself.
 
-    Whatever stops it (Ctrl-C above all), the file holds the cases measured so far.
+    Whatever stops it (Ctrl-C above all), both hold the cases measured so far.
 
     Raises:
         EpigrafError: no case is called like `settings.only`.
     """
-    result = new_result(name, settings)
-    path = result_path(result, out)
-    for rows in SUITES[name](settings, announce):
+    for rows in SUITES[result.suite](settings, announce):
         if not result.rows:
             result.rows += _machine_rows(settings, announce)
         result.rows += rows
         write_result(result, path)
     if not result.rows:
-        raise EpigrafError(f"bench {name}: no case has {settings.only!r} in its name")
+        raise EpigrafError(f"bench {result.suite}: no case has {settings.only!r} in its name")
     result.complete = True
     write_result(result, path)
-    return result, path
 
 
 def _machine_rows(settings: Settings, announce: Announce) -> list[Row]:

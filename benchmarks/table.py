@@ -6,52 +6,68 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from epigraf.benchmarks.compare import Change, Verdict
 from epigraf.benchmarks.fit import line_fits, speed_ups
-from epigraf.benchmarks.machine import peak_bandwidth, peak_gflops
+from epigraf.benchmarks.machine import describe_peaks, peak_gflops
 from epigraf.benchmarks.result import Result
 from epigraf.benchmarks.runner import Row
 
 _COLORS = {Verdict.FASTER: "green", Verdict.SLOWER: "red", Verdict.UNCLEAR: "yellow"}
-COLUMNS = ("best ms", "median ms", "vs last", "samples/s", "GFLOP/s", "of sgemm", "GB/s", "s/kimg",
-           "peak MiB", "beyond outputs")  # fmt: skip
+COLUMNS = ("ms", "median", "times", "M/s", "GFLOP/s", "sgemm", "GB/s", "s/kimg", "MiB", "extra")
+LEGEND = {
+    "ms": "quickest round", "median": "middle round", "times": "faster than the last of its case",
+    "M/s": "million samples a second", "GFLOP/s": "useful ones", "sgemm": "their share of its best",
+    "GB/s": "of taps", "MiB": "peak memory beyond inputs", "extra": "and beyond outputs",
+}  # fmt: skip
+WIDE = 100  # columns of a terminal that has room between those of a table
 
 
 def print_result(result: Result, console: Console) -> None:
-    """Facts, one row a measurement, lines and speed-ups."""
+    """Facts, one row a measurement, lines and speed-ups; also of a suite that was stopped."""
     facts = result.facts
     console.print(
         f"{result.machine}, {facts['threads']} threads, load {facts['load_average']:.1f}, "
         f"{facts['backend']}, commit {facts['commit']}",
         highlight=False,
     )
-    peak = peak_gflops(result.rows)
-    console.print(
-        f"measured peaks: sgemm {peak:.0f} GFLOP/s, copy {peak_bandwidth(result.rows):.1f} GB/s",
-        highlight=False,
-    )
-    console.print(_rows_table(result, peak))
+    console.print(f"measured peaks: {describe_peaks(result.rows)}", highlight=False)
+    cells = [_cells(row, _last_of(result.rows, row), result.rows) for row in result.rows]
+    shown = [k for k in range(len(COLUMNS)) if any(line[k] for line in cells)]
+    _print_rows(result, [[line[k] for k in shown] for line in cells], shown, console)
+    names = [f"{COLUMNS[k]} {LEGEND[COLUMNS[k]]}" for k in shown if COLUMNS[k] in LEGEND]
+    console.print("; ".join(names), style="dim", highlight=False)
     for line in scaling_lines(result.rows):
         console.print(line, highlight=False)
 
 
-def _rows_table(result: Result, peak: float) -> Table:
-    cells = [_cells(row, _last_of(result.rows, row), peak) for row in result.rows]
-    shown = [k for k in range(len(COLUMNS)) if any(line[k] for line in cells)]
-    table = Table(title=f"epigraf bench {result.suite}")
-    table.add_column("case", overflow="fold")
-    table.add_column("implementation")
-    for k in shown:
-        table.add_column(COLUMNS[k], justify="right")
-    before = ""
+def _print_rows(
+    result: Result, cells: Sequence[Sequence[str]], shown: Sequence[int], console: Console
+) -> None:
+    """A case is a line of its own; its implementations are set in below it."""
+    stopped = "" if result.complete else " (stopped)"
+    allocator = f"allocator: {result.facts['allocator']}"
+    console.print(f"\n[bold]{result.command}[/]{stopped}, {allocator}", highlight=False)
+    heading = [COLUMNS[k] for k in shown]
+    gap = " " * (2 if console.width >= WIDE else 1)
+    widths = [max(map(len, column)) for column in zip(heading, *cells, strict=True)]
+
+    def texts(line: Sequence[str]) -> str:
+        return "".join(gap + text.rjust(n) for text, n in zip(line, widths, strict=True))
+
+    room = max(len(row.implementation) for row in result.rows) + 2
+    room = min(room, max(console.width - len(texts(heading)), 0))
+    console.print(" " * room + texts(heading), style="underline", highlight=False)
+    by_case: dict[str, list[tuple[Row, Sequence[str]]]] = {}
     for row, line in zip(result.rows, cells, strict=True):
-        case = f"{row.op} {row.case}"
-        style = "dim" if row.control else ""
-        text = "" if case == before else case
-        table.add_row(text, row.implementation, *(line[k] for k in shown), style=style)
-        before = case
-    return table
+        by_case.setdefault(f"{row.op} {row.case}", []).append((row, line))
+    for case, lines in by_case.items():
+        console.print(Text(case, style="bold"))
+        for row, line in lines:
+            name = f"  {row.implementation}".ljust(room)
+            name += "" if len(name) == room else "\n" + " " * room
+            console.print(Text(name + texts(line), style="dim" if row.control else ""))
 
 
 def _last_of(rows: Sequence[Row], row: Row) -> Row:
@@ -59,26 +75,30 @@ def _last_of(rows: Sequence[Row], row: Row) -> Row:
     return [other for other in rows if (other.op, other.case) == (row.op, row.case)][-1]
 
 
-def _cells(row: Row, last: Row, peak: float) -> list[str]:
+def _cells(row: Row, last: Row, rows: Sequence[Row]) -> list[str]:
     """Texts of COLUMNS; empty where something was not counted."""
-    counts = row.counts
-
-    def rate(count: float, unit: float, digits: int) -> str:
-        return f"{count / row.best / unit:.{digits}f}" if count else ""
-
-    share = f"{row.gflops / peak:.0%}" if counts.flops and peak else ""
+    counts, peak = row.counts, peak_gflops(rows)
     return [
-        f"{row.best * 1e3:.3g}" if row.best < 1 else f"{row.best * 1e3:.0f}",
-        f"{row.median * 1e3:.3g}" if row.median < 1 else f"{row.median * 1e3:.0f}",
+        short(row.best * 1e3),
+        short(row.median * 1e3),
         "" if last is row else f"{last.best / row.best:.2f}x",
-        f"{rate(counts.samples, 1e6, 2)} M" if counts.samples else "",
-        rate(counts.flops, 1e9, 1),
-        share,
-        rate(counts.bytes_moved, 1e9, 1),
-        f"{row.best / counts.images * 1000:.1f}" if counts.images else "",
-        "" if row.peak_mib is None else f"{row.peak_mib:.1f}",
-        "" if row.beyond_mib is None else f"{row.beyond_mib:.1f}",
+        short(counts.samples / row.best / 1e6) if counts.samples else "",
+        short(row.gflops) if counts.flops else "",
+        f"{row.gflops / peak:.0%}" if counts.flops and peak else "",
+        short(counts.bytes_moved / row.best / 1e9) if counts.bytes_moved else "",
+        short(row.best / counts.images * 1000) if counts.images else "",
+        _mib(row.peak_mib),
+        _mib(row.beyond_mib),
     ]
+
+
+def _mib(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if value > 99.9 else f"{value:.1f}"
+
+
+def short(value: float) -> str:
+    """Three figures, and all those before the point: 0.0123, 1.23, 12.3, 12345."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def scaling_lines(rows: Sequence[Row]) -> list[str]:

@@ -32,6 +32,7 @@ class Panel:
     x_label: str
     series: Sequence[Series]
     log: bool = False  # both axes; every value must be positive
+    y_label: str = ""  # stands above the axis
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,16 @@ def _draw_panel(
     s = SCALE
     points = [_finite(series, panel.log) for series in panel.series]
     every = [p for line in points for p in line]
-    draw.text((left + 16 * s, 12 * s), panel.title, fill=INK, font=_font(14))
+    draw.text((left + 16 * s, 12 * s), panel.title, fill=INK, font=font_of(14))
     if not every:
-        draw.text((left + 16 * s, height / 2), "no values yet", fill=MUTED, font=_font(12))
+        draw.text((left + 16 * s, height / 2), "no values yet", fill=MUTED, font=font_of(12))
         return
     start = min(p[0] for p in every)
     x_range = _widened(start if panel.log else min(0.0, start), max(p[0] for p in every), 0.0)
     y_range = _widened(min(p[1] for p in every), max(p[1] for p in every), 0.06)
     right, bottom = left + width - 20 * s, height - 46 * s
-    box = _Box(left + 58 * s, 60 * s, right, bottom, x_range, y_range)
+    top = (76 if panel.y_label else 60) * s
+    box = _Box(left + 58 * s, top, right, bottom, x_range, y_range)
     _draw_axes(draw, box, panel)
     for k, line in enumerate(points):
         color, path = COLORS[k % len(COLORS)], [box.at(*p) for p in line]
@@ -115,14 +117,17 @@ def _draw_panel(
 
 
 def _draw_axes(draw: ImageDraw.ImageDraw, box: _Box, panel: Panel) -> None:
-    font, s = _font(11), SCALE
-    for y, text in _ticks(box.y, panel.log):
+    font, s = font_of(11), SCALE
+    for y, text in axis_ticks(box.y, panel.log):
         _, v = box.at(box.x[0], y)
         draw.line([(box.left, v), (box.right, v)], fill=RULE, width=s)
         draw.text((box.left - 8 * s, v), text, fill=MUTED, font=font, anchor="rm")
-    for x, text in _ticks(box.x, panel.log):
+    for x, text in axis_ticks(box.x, panel.log):
         u, _ = box.at(x, box.y[0])
         draw.text((u, box.bottom + 8 * s), text, fill=MUTED, font=font, anchor="mt")
+    if panel.y_label:
+        above = (box.left - 42 * s, box.top - 8 * s)
+        draw.text(above, panel.y_label, fill=MUTED, font=font, anchor="ls")
     middle = (box.left + box.right) / 2
     draw.text((middle, box.bottom + 26 * s), panel.x_label, fill=MUTED, font=font, anchor="mt")
 
@@ -130,7 +135,7 @@ def _draw_axes(draw: ImageDraw.ImageDraw, box: _Box, panel: Panel) -> None:
 def _draw_legend(
     draw: ImageDraw.ImageDraw, series: Sequence[Series], left: float, top: float
 ) -> None:
-    font, s = _font(11), SCALE
+    font, s = font_of(11), SCALE
     for k, line in enumerate(series):
         color = COLORS[k % len(COLORS)]
         draw.line([(left, top + 7 * s), (left + 14 * s, top + 7 * s)], fill=color, width=3 * s)
@@ -144,7 +149,7 @@ def _finite(series: Series, log: bool) -> list[tuple[float, float]]:
     return [(math.log10(x), math.log10(y)) for x, y in pairs] if log else pairs
 
 
-def _ticks(ends: tuple[float, float], log: bool) -> list[tuple[float, str]]:
+def axis_ticks(ends: tuple[float, float], log: bool) -> list[tuple[float, str]]:
     """Places and texts; on a log axis 1, 2 and 5 times powers of ten (few decades) or powers."""
     if not log:
         return [(t, f"{t:g}") for t in nice_ticks(*ends)]
@@ -159,5 +164,6 @@ def _widened(low: float, high: float, share: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, `size` in pixels of the layout."""
     return ImageFont.load_default(size * SCALE)

@@ -42,6 +42,10 @@ Threads = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Only = Annotated[str, typer.Option("--only", help="Only cases with this in their name.")]
+OnlyBackend = Annotated[
+    str,
+    typer.Option("--only", help="Only backends with this in their name: fused, ops."),
+]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Tiny sizes, seconds: does it run? Not: how fast is it?")
 ]
@@ -115,6 +119,7 @@ def step(
     rounds: Rounds = None,
     threads: Threads = None,
     device: Device = "cpu",
+    only: OnlyBackend = "",
     quick: Quick = False,
     default_malloc: Malloc = False,
 ) -> None:
@@ -123,9 +128,10 @@ def step(
     [bold]Examples[/bold]
 
       epigraf bench step
+      epigraf bench step --only fused
       epigraf bench step --config plants256 --set training.batch_size=4 --rounds 3
     """
-    settings = make_settings(rounds, threads, device, "", quick, default_malloc)
+    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
     run("step", replace(settings, preset=config, overrides=tuple(override or ())), out)
 
 
@@ -233,17 +239,38 @@ def report(
     write_report(folder, plots, readme)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def kernels(context: typer.Context) -> None:
-    """Report on the CUDA kernels: registers, spills, occupancy, predicted speed.
+@app.command()
+def kernels(
+    archs: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="[ARCH]...", help="80 for sm_80. [dim]Default: all[/dim]"),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write the report to this file, docs/kernels.md.")
+    ] = None,
+) -> None:
+    """Compile the CUDA kernels and report registers, spills, occupancy, predicted speed.
+
+    Needs nvcc (or $NVCC) and a source tree, no GPU. Exit code 1 if registers spill.
 
     [bold]Examples[/bold]
 
-      epigraf bench kernels
+      epigraf bench kernels 80
+      epigraf bench kernels --page docs/kernels.md
     """
-    from epigraf.benchmarks.kernel_report import main
+    from epigraf.benchmarks.kernel_report import LIMITS, compile_kernels, spilled
+    from epigraf.benchmarks.kernel_report import page as page_of
+    from epigraf.benchmarks.roofline import Case
 
-    raise typer.Exit(main(context.args))
+    found = compile_kernels(sorted(set(archs or LIMITS)))
+    text = page_of(found, Case())
+    if page is None:
+        typer.echo(text)
+    else:
+        page.write_text(text, encoding="utf-8")
+        typer.echo(f"wrote {page}")
+    if names := spilled(found):
+        raise EpigrafError(f"bench kernels: registers spill in {', '.join(names)}")
 
 
 def make_settings(
@@ -278,17 +305,24 @@ def make_settings(
 
 
 def run(suite: str, settings: Settings, out: Path) -> None:
-    """Measure a suite, print its table, say where the file is."""
+    """Measure a suite, say where the file is, print its table; of what was done if stopped."""
     from rich.console import Console
 
-    from epigraf.benchmarks.suites import run_suite
+    from epigraf.benchmarks.result import new_result, result_path
+    from epigraf.benchmarks.suites import fill
     from epigraf.benchmarks.table import print_result
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    with console.status(f"bench {suite}") as status:
-        result, path = run_suite(suite, settings, out, status.update)
-    print_result(result, console)
-    typer.echo(f"wrote {path}")
+    result = new_result(suite, settings)
+    path = result_path(result, out)
+    try:
+        with console.status(f"bench {suite}") as status:
+            fill(result, path, settings, status.update)
+    finally:
+        if result.rows:
+            print_result(result, console)
+        if path.exists():
+            typer.echo(f"wrote {path}")
 
 
 def write_report(folder: Path, plots: Path | None, readme: Path | None) -> None:

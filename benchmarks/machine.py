@@ -39,7 +39,7 @@ def cases(device: str, quick: bool) -> Iterator[Case]:
     yield Case("machine", f"{COPY} {size >> 20} MiB", partial(_copy, size, device), memory=False)
     in_all = QUICK_READ_IN_ALL if quick else READ_IN_ALL
     for size in QUICK_READS if quick else READS:
-        name = f"{READ} {size >> 10} KiB"
+        name = f"{READ} {size >> 20} MiB" if size >> 20 else f"{READ} {size >> 10} KiB"
         build = partial(_read, name, size, in_all // size, device)
         yield Case("machine", name, build, memory=False)
 

@@ -128,7 +128,7 @@ def render_dots(result: Result) -> tuple[list[Group], str]:
     for row in result.rows:
         if row.op == "render":
             groups.setdefault(row.case, []).append((row.implementation, row.best * 1e3))
-    return [Group(*item) for item in groups.items()], "ms, quickest round"
+    return [Group(*item) for item in groups.items()], "ms, quickest round (logarithmic)"
 
 
 def step_stacks(result: Result) -> tuple[list[Group], str]:
@@ -165,7 +165,7 @@ def _panels(result: Result) -> Iterator[Panel]:
     axes = dict.fromkeys(row.axis for row in result.rows if row.axis)
     for axis in axes:
         rows = [row for row in result.rows if row.axis == axis]
-        log = not axis.startswith(("samples", "threads"))
+        log = not axis.startswith("samples")
         x_label, series = X_LABELS[axis.split(",")[0]], _series(rows, _milliseconds)
         yield Panel(f"{axis}: time", x_label, series, log, "ms, quickest round")
         if axis == "rays":

@@ -75,8 +75,51 @@ def test_ctrl_c_leaves_what_was_measured(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench_rays, "_build", interrupted)
-    assert epigraf("bench", "ops", "--quick", "--out", tmp_path).exit_code == 130
+    result = epigraf("bench", "ops", "--quick", "--out", tmp_path)
+    assert result.exit_code == 130
     (path,) = tmp_path.iterdir()
     content = json.loads(path.read_text())
     assert not content["complete"]
     assert {"machine", "triplane", "merge"} <= {row["op"] for row in content["rows"]}
+    assert "(stopped)" in result.output
+    assert "merge B1 R16 S6 F6 forward" in result.output
+
+
+def test_step_measures_the_backends_asked_for(epigraf: Run, tmp_path: Path) -> None:
+    done = epigraf("bench", "step", "--quick", "--only", "ops", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.iterdir()
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["op"] == "step"]
+    assert {row["implementation"] for row in rows} == {"ops"}
+    nothing = epigraf("bench", "step", "--quick", "--only", "zzz", "--out", tmp_path)
+    assert "no case has 'zzz'" in nothing.stderr
+
+
+def kernel(spills: int) -> object:
+    from epigraf.benchmarks.kernel_report import Kernel
+
+    return Kernel("f_kernel<float>", 80, registers=40, shared=0, stack=0, spills=spills)
+
+
+def test_kernels_fail_on_a_spill(
+    epigraf: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from epigraf.benchmarks import kernel_report
+
+    page = tmp_path / "kernels.md"
+    monkeypatch.setattr(kernel_report, "compile_kernels", lambda archs: [kernel(0)])
+    done = epigraf("bench", "kernels", "80", "--page", page)
+    assert (done.exit_code, "f_kernel<float>" in page.read_text()) == (0, True)
+    monkeypatch.setattr(kernel_report, "compile_kernels", lambda archs: [kernel(8)])
+    failed = epigraf("bench", "kernels", "80")
+    assert failed.exit_code == 1
+    assert "registers spill in f_kernel<float> on sm_80" in failed.stderr
+
+
+def test_kernels_without_a_compiler_or_of_an_unknown_gpu(
+    epigraf: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no limits known for [70]" in epigraf("bench", "kernels", "70", "80").stderr
+    monkeypatch.setenv("NVCC", "no-such-compiler")
+    missing = epigraf("bench", "kernels", "80")
+    assert (missing.exit_code, "nvcc not found" in missing.stderr) == (1, True)

@@ -19,7 +19,8 @@ COLUMNS = ("ms", "median", "times", "M/s", "GFLOP/s", "sgemm", "GB/s", "s/kimg",
 LEGEND = {
     "ms": "quickest round", "median": "middle round", "times": "faster than the last of its case",
     "M/s": "million samples a second", "GFLOP/s": "useful ones", "sgemm": "their share of its best",
-    "GB/s": "of taps (or copied, or read)", "MiB": "peak memory beyond inputs", "extra": "and beyond outputs",
+    "GB/s": "of taps (or copied, or read)", "MiB": "peak memory beyond inputs",
+    "extra": "and beyond outputs",
 }  # fmt: skip
 WIDE = 100  # columns of a terminal that has room between those of a table
 

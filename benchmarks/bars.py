@@ -95,11 +95,11 @@ def _dot(
     item: tuple[str, float],
     color: tuple[int, int, int],
 ) -> None:
-    """A name, a faint line, a dot at its value, and the value behind it; a log axis has no zero."""
+    """A name, a faint line to a dot at its value, and the value behind it."""
     name, value = item
     x = axis.at(value)
     _text(draw, LEFT - 10, y, name, "rm", INK)
-    draw.line([(LEFT * SCALE, y), ((WIDTH - RIGHT) * SCALE, y)], fill=RULE, width=SCALE)
+    draw.line([(LEFT * SCALE, y), (x, y)], fill=RULE, width=SCALE)
     draw.circle((x, y), 5 * SCALE, fill=color)
     _text(draw, x / SCALE + 9, y, f"{value:.3g}" if value < 999.5 else f"{value:.0f}", "lm", MUTED)
 

@@ -286,9 +286,13 @@ def composed_again(
     seeds = None
     if seed is not None:
         seeds = RaySeeds(seed, sizes[2], sizes[1], flags[5], sizes[0] if flags[6] else 0, flags[8])
+    origins, directions, near, far, last_delta, even = rays[:6]
     jitter, coarse_noise, u, final_noise = map(present, rays[6:])
-    tensors = RayTensors(*rays[:6], jitter, u, coarse_noise, final_noise, seeds)
-    return render_reference(field, tensors, march)
+    given = RayTensors(
+        origins, directions, near, far, last_delta, even,
+        jitter, u, coarse_noise, final_noise, seeds,
+    )  # fmt: skip
+    return render_reference(field, given, march)
 
 
 def render_reference(field: FieldTensors, rays: RayTensors, march: March) -> RenderedRays:

@@ -30,10 +30,9 @@ class RayNoise(NamedTuple):
 
     def rays(self, part: slice) -> RayNoise:
         """Those of rays [part.start, part.stop)."""
-        tensors = [None if x is None else x[:, part] for x in self[:4]]
-        seeds = self.seeds
-        first = seeds and replace(seeds, first=seeds.first + part.start)
-        return RayNoise(*tensors, first)
+        jitter, inner, u, final = (None if x is None else x[:, part] for x in self[:4])
+        seeds = self.seeds and replace(self.seeds, first=self.seeds.first + part.start)
+        return RayNoise(jitter, inner, u, final, seeds)
 
     def drawn(self, like: Tensor, options: RenderOptions) -> RayNoise:
         """The same as tensors, for rays [B, R] of the dtype and device of `like`."""

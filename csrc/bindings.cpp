@@ -332,12 +332,6 @@ epigraf::DecoderLayers<T> decoder_layers(const std::vector<int64_t>& widths,
   return net;
 }
 
-// On a CPU the decoder is torch's matrix product (epigraf/ops/decoder.py).
-template <typename Params>
-void no_decoder_cpu(const Params&, int) {
-  throw std::invalid_argument("decode: the core has no code for the CPU");
-}
-
 template <typename T>
 void decoder_forward(const Launch& launch, const std::vector<int64_t>& widths, double slope,
                      int64_t points, const std::vector<uintptr_t>& params,
@@ -345,7 +339,7 @@ void decoder_forward(const Launch& launch, const std::vector<int64_t>& widths, d
   const epigraf::DecoderForward<T> p{points, decoder_layers<T>(widths, params, slope),
                                      pointer<const T>(tensors[0]), pointer<T>(tensors[1]),
                                      pointer<T>(tensors[2])};
-  dispatch(launch, p, no_decoder_cpu<epigraf::DecoderForward<T>>,
+  dispatch(launch, p, epigraf::decoder_forward_cpu<T>,
            EPIGRAF_CUDA_LAUNCHER(decoder_forward_cuda<T>));
 }
 
@@ -367,7 +361,7 @@ void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, 
     p.grad_weights[i] = pointer<T>(grad_params[i]);
     p.grad_biases[i] = pointer<T>(grad_params[p.net.layers + i]);
   }
-  dispatch(launch, p, no_decoder_cpu<epigraf::DecoderBackward<T>>,
+  dispatch(launch, p, epigraf::decoder_backward_cpu<T>,
            EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
 }
 

@@ -5,12 +5,11 @@
 #include "epigraf/render.h"
 
 #include <algorithm>
-#include <exception>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "bundle.h"
+#include "clone_run.h"
 #include "epigraf/launch.h"
 #include "field_tile.h"
 #include "projected_tile.h"
@@ -261,57 +260,6 @@ struct Renderer {
   }
 };
 
-// The code for one instruction set: a body of inlined functions, compiled for it.
-template <int kBytes>
-struct Clone;
-
-#define EPIGRAF_RENDER_CLONE(target, bytes)    \
-  template <>                                  \
-  struct Clone<bytes> {                        \
-    template <typename Body>                   \
-    target static void run(const Body& body) { \
-      body();                                  \
-    }                                          \
-  };
-
-EPIGRAF_RENDER_CLONE(, 16)
-#if defined(EPIGRAF_HAS_CLONES)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v3"))), 32)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v4"))), 64)
-#endif
-
-// Calls body(bytes) with the width of this processor's vectors.
-template <typename Body>
-void with_vectors(Body body) {
-#if defined(EPIGRAF_HAS_CLONES)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) return body(std::integral_constant<int, 64>{});
-  if (__builtin_cpu_supports("x86-64-v3")) return body(std::integral_constant<int, 32>{});
-#endif
-  body(std::integral_constant<int, 16>{});
-}
-
-// Keeps the first exception of a team of threads: none may leave an OpenMP region.
-class FirstError {
- public:
-  template <typename Body>
-  void run(Body body) {
-    try {
-      body();
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (!error_) error_ = std::current_exception();
-    }
-  }
-  void rethrow() const {
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::exception_ptr error_;
-};
-
 // The most rays of a bundle that leaves every thread several of them.
 template <typename T>
 int64_t bundle_size(const RenderField<T>& f, const RenderRays<T>& r, int threads) {
@@ -446,18 +394,8 @@ void backward_share(const RenderBackward<T>& p, const std::vector<Bundle>& bundl
 
 // Adds a thread's sums to the results.
 template <typename T, int kBytes>
-void add_partial(const RenderBackward<T>& p, const Partial<T, kBytes>& partial) {
-  const DecoderLayers<T>& d = p.field.decoder;
-  const auto& tile = partial.renderer->tile;
-  for (int i = 0; i < d.layers; ++i) {
-    const int64_t in = d.widths[i], out = d.widths[i + 1], stride = tile.whole(in);
-    for (int64_t o = 0; o < out; ++o) {
-      for (int64_t k = 0; k < in; ++k) {
-        p.grad_weights[i][o * in + k] += tile.grad_weights[i][o * stride + k];
-      }
-      p.grad_biases[i][o] += tile.grad_biases[i][o];
-    }
-  }
+void add_partial(const RenderBackward<T>& p, Partial<T, kBytes>& partial) {
+  partial.renderer->tile.add_to(p.grad_weights, p.grad_biases);
   if (partial.element < 0) return;
   T* to = p.grad_planes + partial.element * p.field.shape.batch_stride;
   const T* from = partial.grad_planes.data();
@@ -479,7 +417,7 @@ void backward_all(const RenderBackward<T>& p, int threads) {
     });
   }
   error.rethrow();
-  for (const auto& partial : partials) add_partial(p, partial);
+  for (auto& partial : partials) add_partial(p, partial);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from epigraf.benchmarks.runner import Case, Counts, Settings, Work
-from epigraf.rendering.importance import importance_t, merge_samples
+from epigraf.ops.importance import importance_t, merge_samples
 
 CASES = [(4, 4096, 48, 48)]
 QUICK_CASES = [(1, 16, 6, 6)]

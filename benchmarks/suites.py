@@ -11,6 +11,7 @@ from epigraf.benchmarks import (
     bench_composite,
     bench_decoder,
     bench_importance,
+    bench_random,
     bench_rays,
     bench_render,
     bench_scaling,
@@ -23,7 +24,7 @@ from epigraf.benchmarks.runner import Announce, Case, Row, Settings, measure
 from epigraf.errors import EpigrafError
 
 MACHINE_ROUNDS = 5
-OPS = (bench_triplane, bench_decoder, bench_composite, bench_importance, bench_rays)
+OPS = (bench_triplane, bench_decoder, bench_composite, bench_importance, bench_random, bench_rays)
 
 Measure = Callable[[Settings, Announce], Iterator[list[Row]]]
 

@@ -241,13 +241,9 @@ def kernels(context: typer.Context) -> None:
 
       epigraf bench kernels
     """
-    from importlib import import_module
+    from epigraf.benchmarks.kernel_report import main
 
-    try:
-        module = import_module("epigraf.benchmarks.kernel_report")
-    except ModuleNotFoundError:
-        raise EpigrafError("bench kernels: this installation has no kernel report") from None
-    raise typer.Exit(module.main(context.args))
+    raise typer.Exit(main(context.args))
 
 
 def make_settings(

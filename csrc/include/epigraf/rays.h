@@ -41,8 +41,8 @@ EPIGRAF_HD T patch_place(T x, T scale, T offset) {
 
 // (rays 4, 5): the unit direction in world coordinates through (x, y) of the image plane. In the
 // order of torch's normalize and matmul, so that rays are those of the plain formulation: a draw at
-// the edge of an importance bin may turn on the last bit of a ray. (The CPU file is compiled without
-// contraction; the fused sum of squares is spelled out.)
+// the edge of an importance bin may turn on the last bit of a ray. (The CPU file is compiled
+// without contraction; the fused sum of squares is spelled out.)
 template <typename T>
 EPIGRAF_HD void ray_direction(const PatchCamera<T>& camera, T x, T y, T* direction) {
   const T z = -camera.focal;

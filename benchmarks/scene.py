@@ -20,6 +20,7 @@ from epigraf.rendering.rays import Rays, ray_segment, stratified_t
 from epigraf.rendering.renderer import RenderOptions, TensorField, fused_reason, render_rays
 
 OFFICIAL = "official"
+FUSED_LAST = "fused, channels last"
 CHUNK = 4096  # rays of one pass where no gradient is wanted, for those that need memory
 TAPS = 3 * 4  # three planes, four corners each
 
@@ -59,6 +60,7 @@ class Scene:
     tensors: FieldTensors
     rays: Rays
     options: RenderOptions
+    channels_last: FieldTensors  # the same field, the channels of a pixel neighbours in memory
 
 
 def make_scene(workload: Workload, device: str) -> Scene:
@@ -84,14 +86,19 @@ def make_scene(workload: Workload, device: str) -> Scene:
     directions = F.normalize(torch.stack([x, y, -torch.ones_like(x)], -1), dim=-1)
     directions = directions.view(1, w.side**2, 3).expand(w.batch, -1, -1).contiguous()
     origins = torch.tensor([0.0, 0.0, 1.0], device=device).expand_as(directions)
-    options = RenderOptions(num_coarse=w.coarse, num_fine=w.fine, near=0.75, far=1.25)
-    return Scene(tensors, Rays(origins, directions), options)
+    options = RenderOptions(
+        num_coarse=w.coarse, num_fine=w.fine, near=0.75, far=1.25, row_length=w.side
+    )
+    turned = tensors.planes.detach().movedim(2, 4).contiguous().movedim(4, 2).requires_grad_()
+    last = replace(tensors, planes=turned)
+    return Scene(tensors, Rays(origins, directions), options, last)
 
 
 def implementations(scene: Scene) -> list[str]:
-    """Fused (where it runs on this device), ops, plain torch, and the official formulation."""
+    """Fused (where it runs on this device; on NCHW planes as the others, and on channels-last
+    ones), ops, plain torch, and the official formulation."""
     fused = not fused_reason(TensorField(scene.tensors), scene.rays, scene.options)
-    return [*(["fused"] if fused else []), "ops", "reference", OFFICIAL]
+    return [*([FUSED_LAST, "fused"] if fused else []), "ops", "reference", OFFICIAL]
 
 
 def forward(scene: Scene, implementation: str) -> Tensor:
@@ -102,7 +109,7 @@ def forward(scene: Scene, implementation: str) -> Tensor:
 
 def both(scene: Scene, implementation: str) -> tuple[Tensor, ...]:
     """Forward and backward: gradients of planes and decoder."""
-    tensors = scene.tensors
+    tensors = _tensors(scene, implementation)
     inputs = [tensors.planes, *tensors.weights, *tensors.biases]
     return torch.autograd.grad(_picture(scene, implementation).square().sum(), inputs)
 
@@ -111,9 +118,15 @@ def _picture(scene: Scene, implementation: str) -> Tensor:
     if implementation == OFFICIAL:
         return _official(scene)
     chunk = None if torch.is_grad_enabled() else CHUNK
-    options = replace(scene.options, backend=RenderBackend(implementation), max_rays=chunk)
+    backend = RenderBackend("fused" if implementation == FUSED_LAST else implementation)
+    options = replace(scene.options, backend=backend, max_rays=chunk)
+    field = TensorField(_tensors(scene, implementation))
     draws = RandomDraws(0, scene.rays.directions.device)
-    return render_rays(TensorField(scene.tensors), scene.rays, options, draws=draws).features
+    return render_rays(field, scene.rays, options, draws=draws).features
+
+
+def _tensors(scene: Scene, implementation: str) -> FieldTensors:
+    return scene.channels_last if implementation == FUSED_LAST else scene.tensors
 
 
 def _official(scene: Scene) -> Tensor:

@@ -132,7 +132,7 @@ struct RenderShape {
   std::array<int64_t, 3> planes;   // C, H, W
   std::array<int64_t, 5> strides;  // of the planes: batch, plane, row, pixel, channel
   std::vector<int64_t> widths;     // of the decoder: input, hidden ..., 4
-  std::array<double, 7> numbers;   // slope, cube_scale, prior strength and slope, shift, gain, std
+  std::array<double, 8> numbers;   // slope, cube_scale, prior strength and slope, shift, gain, std
   std::array<bool, 4> flags;       // relu, finite_interval, last_back, project
   int64_t u_stride, row_length;
   uint64_t seed;
@@ -171,8 +171,8 @@ epigraf::RenderField<T> render_field(const RenderShape& shape, uintptr_t planes,
 template <typename T>
 epigraf::RenderMarch<T> render_march(const RenderShape& shape) {
   const auto& x = shape.numbers;
-  return {static_cast<T>(x[4]), static_cast<T>(x[5]), static_cast<T>(x[6]),
-          shape.flags[0],       shape.flags[1],       shape.flags[2]};
+  return {static_cast<T>(x[4]), static_cast<T>(x[5]), static_cast<T>(x[6]), shape.flags[0],
+          shape.flags[1],       shape.flags[2],       static_cast<T>(x[7])};
 }
 
 // origins, directions, near, far, last_delta, even, jitter, coarse_noise, u, final_noise.
@@ -332,12 +332,6 @@ epigraf::DecoderLayers<T> decoder_layers(const std::vector<int64_t>& widths,
   return net;
 }
 
-// On a CPU the decoder is torch's matrix product (epigraf/ops/decoder.py).
-template <typename Params>
-void no_decoder_cpu(const Params&, int) {
-  throw std::invalid_argument("decode: the core has no code for the CPU");
-}
-
 template <typename T>
 void decoder_forward(const Launch& launch, const std::vector<int64_t>& widths, double slope,
                      int64_t points, const std::vector<uintptr_t>& params,
@@ -345,7 +339,7 @@ void decoder_forward(const Launch& launch, const std::vector<int64_t>& widths, d
   const epigraf::DecoderForward<T> p{points, decoder_layers<T>(widths, params, slope),
                                      pointer<const T>(tensors[0]), pointer<T>(tensors[1]),
                                      pointer<T>(tensors[2])};
-  dispatch(launch, p, no_decoder_cpu<epigraf::DecoderForward<T>>,
+  dispatch(launch, p, epigraf::decoder_forward_cpu<T>,
            EPIGRAF_CUDA_LAUNCHER(decoder_forward_cuda<T>));
 }
 
@@ -367,7 +361,7 @@ void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, 
     p.grad_weights[i] = pointer<T>(grad_params[i]);
     p.grad_biases[i] = pointer<T>(grad_params[p.net.layers + i]);
   }
-  dispatch(launch, p, no_decoder_cpu<epigraf::DecoderBackward<T>>,
+  dispatch(launch, p, epigraf::decoder_backward_cpu<T>,
            EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
 }
 
@@ -444,7 +438,7 @@ PYBIND11_MODULE(_C, m) {
   py::class_<RenderShape>(m, "RenderShape")
       .def(py::init([](const std::array<int64_t, 4>& rays, const std::array<int64_t, 3>& planes,
                        const std::array<int64_t, 5>& strides, const std::vector<int64_t>& widths,
-                       const std::array<double, 7>& numbers, const std::array<bool, 4>& flags,
+                       const std::array<double, 8>& numbers, const std::array<bool, 4>& flags,
                        int64_t u_stride, int64_t row_length, uint64_t seed,
                        const std::array<int64_t, 2>& place, const std::array<bool, 4>& seeded) {
              return RenderShape{rays,     planes,     strides, widths, numbers, flags,

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "arena.h"
 #include "epigraf/render.h"
@@ -21,6 +22,7 @@ struct FieldTile {
   using Taps = TileTaps<T, kBytes>;
   static constexpr int kLanes = S::kLanes, kVectors = Taps::kVectors, kPoints = Taps::kPoints;
   static constexpr int kOutBlock = kBytes == 64 ? 8 : 4;
+  static constexpr int kFoldTiles = 16;
 
   const RenderField<T>& field;
   const T* planes;  // of the batch element
@@ -31,8 +33,10 @@ struct FieldTile {
   T* rows[kMaxLayers + 1];        // activations: rows[0] features, rows[layers] outputs
   T* grad_rows[2];                // of the present layer's outputs and inputs
   T* weights_turned[kMaxLayers];  // [I][O], for the backward pass
-  T* grad_weights[kMaxLayers];    // [O][I rounded up], this thread's sum
-  T* grad_biases[kMaxLayers];     // [O]
+  T* grad_weights[kMaxLayers];    // [O][I rounded up], sum over the last tiles,
+  T* grad_biases[kMaxLayers];     // [O]; and over all that this thread has seen
+  std::vector<double> all_weights[kMaxLayers], all_biases[kMaxLayers];
+  int tiles = 0;  // in grad_weights
 
   static EPIGRAF_HD int64_t whole(int64_t width) { return (width + kLanes - 1) / kLanes * kLanes; }
   EPIGRAF_HD int64_t width(int layer) const { return field.decoder.widths[layer]; }
@@ -68,6 +72,8 @@ struct FieldTile {
       weights_turned[i] = arena.take(in * out);
       grad_weights[i] = arena.take(out * whole(in));
       grad_biases[i] = arena.take(out);
+      all_weights[i].resize(out * whole(in));
+      all_biases[i].resize(out);
       for (int64_t o = 0; o < out; ++o) {
         for (int64_t k = 0; k < in; ++k) weights_turned[i][k * out + o] = d.weights[i][o * in + k];
       }
@@ -311,22 +317,56 @@ struct FieldTile {
     });
   }
 
-  // After `evaluate` (which leaves the features turned): gradients of everything from those of the
-  // outputs in grad_rows[0] [4][P] (zeros beyond `count`). `grad_planes` is that of the batch
-  // element, or null.
-  EPIGRAF_HD void backward(int count, T* grad_planes) {
+  // After `decode`, with the features turned: gradients of the parameters from those of the outputs
+  // in grad_rows[0] [O][P], and of the features, if wanted, in grad_rows[layers % 2] [C][P].
+  EPIGRAF_HD void decode_vjp(bool want_features) {
+    if (++tiles == kFoldTiles) fold();
     const int layers = field.decoder.layers;
     for (int i = layers - 1; i >= 0; --i) {
       const T* grad = grad_rows[(layers - 1 - i) % 2];
       T* grad_in = grad_rows[(layers - i) % 2];
       if (i > 0) turn_to_points(rows[i], turned_hidden(), width(i));
       add_weight_grad(i, grad, i > 0 ? turned_hidden() : turned);
-      if (i > 0 || grad_planes) input_grad(i, grad, grad_in);
+      if (i > 0 || want_features) input_grad(i, grad, grad_in);
     }
+  }
+
+  // After `evaluate` (which leaves the features turned): gradients of everything from those of the
+  // outputs in grad_rows[0] [4][P] (zeros beyond `count`). `grad_planes` is that of the batch
+  // element, or null.
+  EPIGRAF_HD void backward(int count, T* grad_planes) {
+    decode_vjp(grad_planes != nullptr);
     if (!grad_planes) return;
+    const int layers = field.decoder.layers;
     turn_to_points(grad_rows[layers % 2], turned, field.shape.channels);
     for (int p = 0; p < count; ++p)
       scatter(p, turned + p * whole(field.shape.channels), grad_planes);
+  }
+
+  // Sums in two steps, the second in double: thousands of tiles in a row would lose digits.
+  EPIGRAF_HD void fold() {
+    tiles = 0;
+    for (int i = 0; i < field.decoder.layers; ++i) {
+      const int64_t out = width(i + 1), count = out * whole(width(i));
+      for (int64_t k = 0; k < count; ++k) all_weights[i][k] += grad_weights[i][k];
+      for (int64_t o = 0; o < out; ++o) all_biases[i][o] += grad_biases[i][o];
+      std::fill_n(grad_weights[i], count, T(0));
+      std::fill_n(grad_biases[i], out, T(0));
+    }
+  }
+
+  // Adds the sums of this thread's gradients to the results; null ones are not wanted.
+  void add_to(T* const (&to_weights)[kMaxLayers], T* const (&to_biases)[kMaxLayers]) {
+    fold();
+    for (int i = 0; i < field.decoder.layers; ++i) {
+      const int64_t in = width(i), out = width(i + 1), stride = whole(in);
+      for (int64_t o = 0; o < out; ++o) {
+        for (int64_t k = 0; to_weights[i] && k < in; ++k) {
+          to_weights[i][o * in + k] += static_cast<T>(all_weights[i][o * stride + k]);
+        }
+        if (to_biases[i]) to_biases[i][o] += static_cast<T>(all_biases[i][o]);
+      }
+    }
   }
 
   // The outputs of the decoder are of no use once the backward pass has begun.

@@ -116,6 +116,11 @@ struct RayMarch {
         render_delta(t, n - 1, n, march.finite_interval, rays.far[ray], rays.last_delta[ray]);
     for (int64_t k = 0; k + 1 < n; ++k) decay[k] = t[k] - t[k + 1];
     decay[n - 1] = -last;
+    decay_by_density(n);
+  }
+
+  // From -delta in decay and raw densities.
+  EPIGRAF_HD void decay_by_density(int64_t n) const {
     for (int64_t k = 0; k < n; k += kLanes) {
       const V x = S::load(raw + k);
       const V sigma = march.relu ? choose(x < V{}, V{}, x) : softplus_vector<S>(x);
@@ -130,6 +135,16 @@ struct RayMarch {
       const V slope = march.relu ? choose(x > V{}, S::splat(1), x - x) : sigmoid_vector<S>(x);
       S::store(raw + k, slope * march.gain);
     }
+  }
+
+  // What of `light`, which reaches the first of n samples, reaches the one behind them at t[n];
+  // densities are `step` apart.
+  EPIGRAF_HD Carry dim(const T* t, int64_t n, const T* density, int64_t step, Carry light) const {
+    shift(density, step, nullptr, n);
+    for (int64_t k = 0; k < n; ++k) decay[k] = t[k] - t[k + 1];
+    decay_by_density(n);
+    for (int64_t k = 0; k < n; ++k) composite_step_decay(decay[k], light);
+    return light;
   }
 
   // (render 4, 5): depths of the second pass, ascending, from the raw densities of the first, which
@@ -188,7 +203,13 @@ struct RayMarch {
     Carry depth = 0, opacity = 0, transmittance = 1, before_last = 1, sum[3] = {};
     for (int64_t k = 0; k < n; ++k) {
       before_last = transmittance;
-      T weight = composite_step_decay(decay[k], transmittance);
+      T weight = 0;
+      if (transmittance < march.early_stop_eps) {  // (composite 10)
+        if (!march.last_back) break;
+        k = n - 1;
+      } else {
+        weight = composite_step_decay(decay[k], transmittance);
+      }
       opacity += weight;
       if (march.last_back && k + 1 == n) weight += static_cast<T>(1 - opacity);
       depth += static_cast<Carry>(weight) * t[k];

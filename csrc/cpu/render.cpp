@@ -5,12 +5,11 @@
 #include "epigraf/render.h"
 
 #include <algorithm>
-#include <exception>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "bundle.h"
+#include "clone_run.h"
 #include "epigraf/launch.h"
 #include "field_tile.h"
 #include "projected_tile.h"
@@ -38,6 +37,8 @@ struct Renderer {
   T* t;               // [rays of the bundle][N], merged
   T* grad[kOutputs];  // [rays of the bundle][N]; in the forward pass one ray's merged outputs
   std::vector<int32_t> order;              // [N] of one ray
+  std::vector<int64_t> lit;                // rays of the bundle that light still reaches, and
+  std::vector<Carry> light;                // ... how much
   std::vector<int64_t> list, list_coords;  // samples of a bundle that have a gradient
 
   static int64_t memory(const RenderField<T>& f, const RenderRays<T>& r, int64_t most,
@@ -57,7 +58,9 @@ struct Renderer {
         march(m, r, arena),
         origins(arena.take(3 * most)),
         directions(arena.take(3 * most)),
-        order(r.coarse + r.fine) {
+        order(r.coarse + r.fine),
+        lit(most),
+        light(most) {
     const int64_t samples = most * (r.coarse + r.fine) + kTile;
     for (T** row : {&t_coarse, &t_fine, &t}) *row = arena.take(samples);
     for (T*& row : coords) row = arena.take(samples);
@@ -97,34 +100,90 @@ struct Renderer {
     tile.aim();
   }
 
-  // The field at n samples of each ray, into out from sample `first` on.
-  EPIGRAF_HD void evaluate(int64_t count, const T* depths, int64_t n, int64_t first) {
-    place(count, depths, n);
-    const int64_t points = count * n;
+  // The field at points coords[0, points), into to[kOutputs] [points].
+  EPIGRAF_HD void evaluate(int64_t points, T* const (&to)[kOutputs], int64_t offset) {
     aim(0);
     for (int64_t at = 0; at < points; at += kTile) {
       tile.advance();
       if (at + kTile < points) aim(at + kTile);
       tile.evaluate(static_cast<int>(std::min<int64_t>(kTile, points - at)));
-      for (int o = 0; o < kOutputs; ++o) {
-        std::copy_n(tile.output(o), kTile, out[o] + first * count + at);
+      for (int o = 0; o < kOutputs; ++o) std::copy_n(tile.output(o), kTile, to[o] + offset + at);
+    }
+  }
+
+  // The only samples, a few at a time from front to back, of the rays that light still reaches.
+  EPIGRAF_HD void evaluate_until_dark(int64_t count) {
+    constexpr int64_t kSlab = 8;
+    const int64_t n = rays.coarse;
+    int64_t alive = count;
+    for (int64_t i = 0; i < count; ++i) lit[i] = i, light[i] = 1;
+    for (int64_t first = 0; first < n && alive > 0; first += kSlab) {
+      const int64_t some = std::min(kSlab, n - first);
+      place_lit(count, alive, first, some);
+      evaluate(alive * some, grad, 0);
+      for (int64_t j = 0; j < alive; ++j) {
+        for (int64_t k = 0; k < some; ++k) {
+          for (int o = 0; o < kOutputs; ++o) {
+            out[o][(first + k) * count + lit[j]] = grad[o][k * alive + j];
+          }
+        }
+      }
+      if (first + some < n) alive = put_out(count, alive, first, some);
+    }
+  }
+
+  // Coordinates of samples [first, first + some) of the rays that are lit.
+  EPIGRAF_HD void place_lit(int64_t count, int64_t alive, int64_t first, int64_t some) {
+    const T scale = field.cube_scale;
+    for (int axis = 0; axis < 3; ++axis) {
+      const T *o = origins + axis * count, *d = directions + axis * count;
+      for (int64_t k = 0; k < some; ++k) {
+        for (int64_t j = 0; j < alive; ++j) {
+          const T depth = t_coarse[lit[j] * rays.coarse + first + k];
+          coords[axis][k * alive + j] = (o[lit[j]] + d[lit[j]] * depth) / scale;
+        }
       }
     }
+  }
+
+  // Drops the rays whose light is gone behind these samples; returns how many are left.
+  EPIGRAF_HD int64_t put_out(int64_t count, int64_t alive, int64_t first, int64_t some) {
+    int64_t left = 0;
+    for (int64_t j = 0; j < alive; ++j) {
+      const int64_t i = lit[j];
+      light[i] = march.dim(t_coarse + i * rays.coarse + first, some,
+                           out[kOutputs - 1] + first * count + i, count, light[i]);
+      lit[left] = i;
+      left += !(light[i] < march.march.early_stop_eps);  // NaN is not dark
+    }
+    return left;
   }
 
   EPIGRAF_HD void forward(const RenderForward<T>& p, const Bundle& bundle) {
     enter(bundle);
     const int64_t count = bundle.count(), n = rays.coarse, fresh = rays.fine;
     for (int64_t i = 0; i < count; ++i) march.stratify(bundle.ray(i), t_coarse + i * n);
-    evaluate(count, t_coarse, n, 0);
+    if (stops_early(p)) {
+      evaluate_until_dark(count);
+    } else {
+      place(count, t_coarse, n);
+      evaluate(count * n, out, 0);
+    }
     if (fresh > 0) {
       for (int64_t i = 0; i < count; ++i) {
         march.refine(bundle.ray(i), t_coarse + i * n, out[kOutputs - 1] + i, count,
                      t_fine + i * fresh);
       }
-      evaluate(count, t_fine, fresh, n);
+      place(count, t_fine, fresh);
+      evaluate(count * fresh, out, count * n);
     }
     for (int64_t i = 0; i < count; ++i) finish(p, bundle.ray(i), i, count);
+  }
+
+  // Whether samples in the dark are never read (composite 10).
+  EPIGRAF_HD bool stops_early(const RenderForward<T>& p) const {
+    const bool noisy = rays.final_noise || rays.seeds.final_noise;
+    return p.march.early_stop_eps > T(0) && rays.fine == 0 && !p.march.last_back && !noisy;
   }
 
   // Merges the samples of ray i of the bundle and composites them.
@@ -199,57 +258,6 @@ struct Renderer {
       tile.backward(some, grad_planes);
     }
   }
-};
-
-// The code for one instruction set: a body of inlined functions, compiled for it.
-template <int kBytes>
-struct Clone;
-
-#define EPIGRAF_RENDER_CLONE(target, bytes)    \
-  template <>                                  \
-  struct Clone<bytes> {                        \
-    template <typename Body>                   \
-    target static void run(const Body& body) { \
-      body();                                  \
-    }                                          \
-  };
-
-EPIGRAF_RENDER_CLONE(, 16)
-#if defined(EPIGRAF_HAS_CLONES)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v3"))), 32)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v4"))), 64)
-#endif
-
-// Calls body(bytes) with the width of this processor's vectors.
-template <typename Body>
-void with_vectors(Body body) {
-#if defined(EPIGRAF_HAS_CLONES)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) return body(std::integral_constant<int, 64>{});
-  if (__builtin_cpu_supports("x86-64-v3")) return body(std::integral_constant<int, 32>{});
-#endif
-  body(std::integral_constant<int, 16>{});
-}
-
-// Keeps the first exception of a team of threads: none may leave an OpenMP region.
-class FirstError {
- public:
-  template <typename Body>
-  void run(Body body) {
-    try {
-      body();
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (!error_) error_ = std::current_exception();
-    }
-  }
-  void rethrow() const {
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::exception_ptr error_;
 };
 
 // The most rays of a bundle that leaves every thread several of them.
@@ -386,18 +394,8 @@ void backward_share(const RenderBackward<T>& p, const std::vector<Bundle>& bundl
 
 // Adds a thread's sums to the results.
 template <typename T, int kBytes>
-void add_partial(const RenderBackward<T>& p, const Partial<T, kBytes>& partial) {
-  const DecoderLayers<T>& d = p.field.decoder;
-  const auto& tile = partial.renderer->tile;
-  for (int i = 0; i < d.layers; ++i) {
-    const int64_t in = d.widths[i], out = d.widths[i + 1], stride = tile.whole(in);
-    for (int64_t o = 0; o < out; ++o) {
-      for (int64_t k = 0; k < in; ++k) {
-        p.grad_weights[i][o * in + k] += tile.grad_weights[i][o * stride + k];
-      }
-      p.grad_biases[i][o] += tile.grad_biases[i][o];
-    }
-  }
+void add_partial(const RenderBackward<T>& p, Partial<T, kBytes>& partial) {
+  partial.renderer->tile.add_to(p.grad_weights, p.grad_biases);
   if (partial.element < 0) return;
   T* to = p.grad_planes + partial.element * p.field.shape.batch_stride;
   const T* from = partial.grad_planes.data();
@@ -419,7 +417,7 @@ void backward_all(const RenderBackward<T>& p, int threads) {
     });
   }
   error.rethrow();
-  for (const auto& partial : partials) add_partial(p, partial);
+  for (auto& partial : partials) add_partial(p, partial);
 }
 
 }  // namespace

@@ -64,10 +64,12 @@ __device__ void add_block(T* where, const T* share) {
       const float4 four = {share[c], share[c + 1], share[c + 2], share[c + 3]};
       atomicAdd(reinterpret_cast<float4*>(where + c), four);
     }
-    return;
+  } else {
+    for (int c = 0; c < kBlock; ++c) atomicAdd(where + c, share[c]);
   }
-#endif
+#else
   for (int c = 0; c < kBlock; ++c) atomicAdd(where + c, share[c]);
+#endif
 }
 
 // The gradient of the four pixels of one cell, gathered in registers while consecutive points (the

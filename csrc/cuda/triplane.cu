@@ -98,15 +98,18 @@ void launch_forward(const TriplaneForward<T, P>& p, cudaStream_t stream) {
 
 template <int kBlock, typename T, typename P>
 void launch_backward(const TriplaneBackward<T, P>& p, cudaStream_t stream) {
-  const Lanes lanes = lanes_for(p.shape.channels, kBlock);
   if (p.grad_planes) {
+    constexpr int kHeld =
+        kBlock > 4 ? 4 : kBlock;  // four cells of more would not fit the registers
+    const Lanes lanes = lanes_for(p.shape.channels, kHeld);
     const int64_t runs = (p.shape.points + kRun - 1) / kRun;
     const dim3 grid = grid_for(p.shape, runs, lanes, kPlanes, "triplane_backward");
-    EPIGRAF_LAUNCH((triplane_backward_planes_kernel<kBlock, T, P>), grid, kBlockThreads, 0, stream,
+    EPIGRAF_LAUNCH((triplane_backward_planes_kernel<kHeld, T, P>), grid, kBlockThreads, 0, stream,
                    p, lanes);
     check_cuda(cudaGetLastError(), "triplane_backward");
   }
   if (p.grad_points) {
+    const Lanes lanes = lanes_for(p.shape.channels, kBlock);
     const dim3 grid = grid_for(p.shape, p.shape.points, lanes, 1, "triplane_backward");
     EPIGRAF_LAUNCH((triplane_backward_points_kernel<kBlock, T, P>), grid, kBlockThreads, 0, stream,
                    p, lanes);

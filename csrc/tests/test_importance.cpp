@@ -44,8 +44,8 @@ std::vector<T> depths_of(const Problem<T>& p, int threads) {
 
 // (render 4, 5) once more: the bin is found by walking along the distribution function.
 double brute_force_depth(const Problem<double>& p, int64_t ray, double u) {
-  const double* t = &p.t[ray * p.samples];
-  const double* weights = &p.weights[ray * p.samples];
+  const double* t = p.t.data() + ray * p.samples;
+  const double* weights = p.weights.data() + ray * p.samples;
   const auto middle = [&](int64_t k) { return (t[k] + t[k + 1]) / 2; };
   double sum = 0, reached = 0;
   for (int64_t k = 1; k < p.samples - 1; ++k) sum += weights[k] + 2e-5;
@@ -96,9 +96,10 @@ std::vector<int32_t> sorted_order(const Merge<T>& m) {
   const int64_t all = m.shape.fine + m.shape.coarse;
   std::vector<int32_t> result;
   for (int64_t ray = 0; ray < m.shape.rays; ++ray) {
-    std::vector<T> row(&m.fine.t[ray * m.shape.fine], &m.fine.t[ray * m.shape.fine] + m.shape.fine);
-    row.insert(row.end(), &m.coarse.t[ray * m.shape.coarse],
-               &m.coarse.t[ray * m.shape.coarse] + m.shape.coarse);
+    const T* fine = m.fine.t.data() + ray * m.shape.fine;
+    const T* coarse = m.coarse.t.data() + ray * m.shape.coarse;
+    std::vector<T> row(fine, fine + m.shape.fine);
+    row.insert(row.end(), coarse, coarse + m.shape.coarse);
     for (T& t : row) t = std::isnan(t) ? std::numeric_limits<T>::infinity() : t;
     std::vector<int32_t> order(static_cast<size_t>(all));
     std::iota(order.begin(), order.end(), 0);

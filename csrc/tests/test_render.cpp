@@ -80,7 +80,9 @@ struct Scene {
     f.project = project;
     return f;
   }
-  epigraf::RenderMarch<T> march() const { return {T(0.1), T(1.5), T(0.3), false, false, true}; }
+  epigraf::RenderMarch<T> march() const {
+    return {T(0.1), T(1.5), T(0.3), false, false, true, T(0)};
+  }
   epigraf::RenderRays<T> marched() const {
     return {rays,         coarse,      fine,        origins.data(), directions.data(), near.data(),
             far.data(),   last.data(), even.data(), jitter.data(),  nullptr,           u.data(),

@@ -1,7 +1,8 @@
 """Believable colours: a thing is painted with one of a few paints, each varied a little.
 
-A colour drawn from the whole wheel tells nothing about the part that wears it; one drawn from the
-paints of the part does, and a network learns it at once.
+A colour drawn from the whole wheel tells nothing about the part that wears it. The paints of a part
+share a hue and differ in tone: a network learns the hue at once, and mixtures of two paints are
+paints again, where those of red and blue would be neither.
 """
 
 from __future__ import annotations
@@ -27,32 +28,28 @@ class Paint:
 Palette = tuple[Paint, ...]
 
 RED = Paint(0.01, 0.78, 0.86)
-WINE = Paint(0.97, 0.6, 0.56)
-ORANGE = Paint(0.07, 0.76, 0.9)
-TERRACOTTA = Paint(0.045, 0.58, 0.82)
-OCHRE = Paint(0.105, 0.6, 0.86)
+WINE = Paint(0.98, 0.72, 0.6)
+ORANGE = Paint(0.05, 0.76, 0.9)
+OCHRE = Paint(0.115, 0.66, 0.8)
 YELLOW = Paint(0.135, 0.66, 0.98)
-CREAM = Paint(0.12, 0.2, 0.9)
-HONEY = Paint(0.085, 0.5, 0.82)
-BROWN = Paint(0.065, 0.52, 0.54)
-GREEN = Paint(0.37, 0.5, 0.58)
-CELADON = Paint(0.4, 0.24, 0.82)
-TEAL = Paint(0.5, 0.55, 0.66)
-SKY = Paint(0.56, 0.42, 0.88)
+CREAM = Paint(0.11, 0.36, 0.9)
+HONEY = Paint(0.075, 0.54, 0.8)
+BROWN = Paint(0.065, 0.54, 0.5)
+GREEN = Paint(0.37, 0.55, 0.62)
+CELADON = Paint(0.39, 0.34, 0.8)
+SKY = Paint(0.57, 0.42, 0.88)
 BLUE = Paint(0.6, 0.66, 0.76)
-NAVY = Paint(0.62, 0.55, 0.48)
-GREY = Paint(0.6, 0.08, 0.66)
+NAVY = Paint(0.62, 0.6, 0.46)
+GREY = Paint(0.6, 0.16, 0.68)
 DARK = Paint(0.62, 0.15, 0.16)
 
-CAPS: Palette = (RED, RED, BROWN, OCHRE, WINE)
-POTS: Palette = (TERRACOTTA, TERRACOTTA, BLUE, CELADON, GREY)
-FEATHERS: Palette = (YELLOW, YELLOW, CREAM, BROWN, SKY)
-HULLS: Palette = (CREAM, CREAM, GREY, SKY)
-TRIMS: Palette = (RED, ORANGE, NAVY, TEAL)
-CARS: Palette = (RED, BLUE, CREAM, GREEN, YELLOW, SKY)
-FURS: Palette = (HONEY, HONEY, BROWN, GREY, CREAM)
-SCARVES: Palette = (RED, BLUE, GREEN)
-GLAZES: Palette = (BLUE, CELADON, TERRACOTTA, CREAM, OCHRE, TEAL)
+CAPS: Palette = (RED, RED, WINE)
+FEATHERS: Palette = (YELLOW, OCHRE)
+HULLS: Palette = (SKY, GREY)
+TRIMS: Palette = (RED, ORANGE)
+CARS: Palette = (BLUE, NAVY, SKY)
+FURS: Palette = (HONEY, BROWN)
+GLAZES: Palette = (GREEN, CELADON)
 
 
 def mixed(paint: Paint, generator: np.random.Generator) -> Colour:

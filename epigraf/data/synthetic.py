@@ -1,8 +1,9 @@
 """A posed procedural training set, made in seconds from a seed: the embedded default.
 
-Six kinds of toys (`toys.py`), each seen from all sides by the renderer's own camera (spec §5: fov
-30 degrees, radius 1, rays 0.75..1.25), with class labels and true depth. The pixels are where the
-renderer's rays are, so poses are exact; make the set at the resolution at which it is used.
+Six kinds of toys (`toys.py`), each seen from all sides and from above by the renderer's own camera
+(spec §5: fov 30 degrees, radius 1, rays 0.75..1.25), with class labels and true depth. The pixels
+are where the renderer's rays are, so poses are exact; make the set at the resolution at which it
+is used.
 
 Legend: V views of an object, R side in pixels.
 """
@@ -27,6 +28,7 @@ from epigraf.data.tracing import FOV_DEGREES, RADIUS, Views, render_views
 from epigraf.errors import DataError
 
 RAY_START, RAY_END = 0.75, 1.25
+HEIGHTS = (-0.1, 0.6)  # of the cameras at distance 1: 6 degrees below the horizon to 37 above
 DEPTH_UNIT = 1 / 32768  # world units; depth files hold unsigned 16-bit multiples, 0 = background
 DEPTH_NAME = "depth.npz"
 LARGEST = 1024  # pixels a side
@@ -52,7 +54,7 @@ def make_synthetic(
 ) -> SyntheticSet:
     """Write a procedural data set.
 
-    Cameras are those of `sphere_angles`. Object i has class i mod 6; its files are
+    Cameras are those of `camera_band`. Object i has class i mod 6; its files are
     `<class>/<object>/<view>.png` and `depth.npz` (see `read_depth`), the index is `dataset.json`
     with `camera_angles`, `labels`, `classes` and `camera`.
 
@@ -71,7 +73,7 @@ def make_synthetic(
     seeds = [_object_seed(seed, number) for number in range(num_objects)]
 
     def draw(number: int) -> tuple[np.ndarray, Views]:
-        angles = sphere_angles(views, np.random.default_rng([seeds[number], 1]))
+        angles = camera_band(views, np.random.default_rng([seeds[number], 1]))
         kind = list(TOYS)[number % len(TOYS)]
         return angles, render_views(make_toy(kind, seeds[number]), angles, resolution)
 
@@ -83,15 +85,15 @@ def make_synthetic(
     return SyntheticSet(out, num_objects * views, tuple(TOYS))
 
 
-def sphere_angles(count: int, generator: np.random.Generator) -> np.ndarray:
-    """(yaw, pitch, roll) [count, 3] from all sides, roll 0, six decimals.
+def camera_band(count: int, generator: np.random.Generator) -> np.ndarray:
+    """(yaw, pitch, roll) [count, 3] from all sides and from above, roll 0, six decimals.
 
-    Yaw is uniform; cos pitch, the height of the camera, is the mean of two uniform numbers in
-    -1..1: most views are near the horizon, where kinds differ most, some from above and below.
+    Yaw is uniform; cos pitch, the height of the camera, is uniform in `HEIGHTS`: from a little
+    below the horizon to well above it, where kinds differ most.
     """
     yaw = generator.uniform(-math.pi, math.pi, size=count)
-    pitch = np.arccos(generator.uniform(-1, 1, size=(2, count)).mean(axis=0))
-    angles = np.stack([yaw, np.clip(pitch, 1e-4, math.pi - 1e-4), np.zeros(count)], axis=1)
+    pitch = np.arccos(generator.uniform(*HEIGHTS, size=count))
+    angles = np.stack([yaw, pitch, np.zeros(count)], axis=1)
     return np.trunc(angles * 1e6) / 1e6
 
 

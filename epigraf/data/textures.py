@@ -16,7 +16,7 @@ import numpy as np
 Colour = tuple[float, float, float]
 Vector = tuple[float, float, float]
 Texture = Callable[[np.ndarray], np.ndarray]  # points [3, P] -> colours [3, P]
-EDGE = 0.25  # share of a pattern's period over which two colours blend
+EDGE = 0.25  # share of a dot's radius over which two colours blend
 SEAM = 0.01  # world units over which a band's colours blend
 
 
@@ -40,11 +40,6 @@ def _mix(weight: np.ndarray, a: Colour, b: Colour) -> np.ndarray:
     return first + (second - first) * weight.astype(np.float32)
 
 
-def _square_wave(phase: np.ndarray) -> np.ndarray:
-    """Smooth square wave of period 1 between 0 and 1."""
-    return np.clip(0.5 + np.sin(2 * math.pi * phase) / (2 * math.pi * EDGE), 0, 1)
-
-
 def solid(colour: Colour) -> Texture:
     """One colour."""
     return lambda points: _mix(np.zeros(points.shape[1]), colour, colour)
@@ -61,16 +56,6 @@ def band(a: Colour, b: Colour, axis: Axis, low: float, high: float) -> Texture:
     return colour
 
 
-def wedges(a: Colour, b: Colour, count: int) -> Texture:
-    """`count` pairs of sectors about the y axis."""
-
-    def colour(points: np.ndarray) -> np.ndarray:
-        turn = np.arctan2(points[2], points[0]) / (2 * math.pi)
-        return _mix(_square_wave(turn * count), a, b)
-
-    return colour
-
-
 def dots(a: Colour, b: Colour, centre: Vector, count: int, size: float) -> Texture:
     """`count` round dots of colour b, evenly spread over directions from `centre` (a Fibonacci
     sphere); `size` is their angular radius in radians."""
@@ -83,17 +68,5 @@ def dots(a: Colour, b: Colour, centre: Vector, count: int, size: float) -> Textu
         away = away / np.maximum(np.linalg.norm(away, axis=0), 1e-9)
         angle = np.arccos(np.clip(spots.T.astype(np.float32) @ away, -1, 1).max(axis=0))
         return _mix(np.clip((size - angle) / (EDGE * size) + 0.5, 0, 1), a, b)
-
-    return colour
-
-
-def mottled(a: Colour, b: Colour, scale: float, generator: np.random.Generator) -> Texture:
-    """Soft irregular patches about `scale` world units wide (a few random waves)."""
-    waves = generator.normal(size=(6, 3)) * (2.0 / scale)
-    phases = generator.uniform(0, 2 * math.pi, size=(6, 1))
-
-    def colour(points: np.ndarray) -> np.ndarray:
-        field = np.sin(waves.astype(np.float32) @ points + phases.astype(np.float32)).mean(axis=0)
-        return _mix(np.clip(0.5 + 2.0 * field, 0, 1), a, b)
 
     return colour

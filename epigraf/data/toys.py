@@ -1,4 +1,4 @@
-"""The objects of the procedural data set: six kinds of toys, each different from all sides.
+"""The objects of the procedural data set: six kinds of toys, each with a hue of its own.
 
 Every toy faces +x (a camera at yaw 0 sees its front), stands upright along +y and fits in the ball
 `tracing.BALL`. Lengths in world units before the fit. Parts are large and their colours few: what
@@ -7,7 +7,6 @@ makes a kind is its silhouette, what makes an object is its proportions and its 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import numpy as np
 from epigraf.data import palettes
 from epigraf.data.palettes import Paint, Palette, drawn, mixed, toned
 from epigraf.data.solids import Above, Blend, Box, Capsule, Disc, Ellipsoid, Frustum, Torus
-from epigraf.data.textures import Axis, Colour, Texture, band, dots, mottled, solid, wedges
+from epigraf.data.textures import Axis, Colour, band, dots, solid
 from epigraf.data.tracing import Part, Toy, fitted
 
 GLASS = Paint(0.57, 0.35, 0.42)
@@ -50,35 +49,23 @@ def _ball(x: float, y: float, z: float, radius: float) -> Ellipsoid:
 
 
 def mushroom(dice: _Dice) -> list[Part]:
-    """A large spotted mushroom in a pot, and a small one in front of it."""
+    """A spotted cap on a thick stem."""
     cap, stem = dice.of(palettes.CAPS), dice.shade(palettes.CREAM)
-    width, height = dice.between(0.13, 0.18), dice.between(0.08, 0.15)
-    brim, thick = dice.between(0.02, 0.075), dice.between(0.045, 0.065)
-    pot, clay = dice.between(0.09, 0.115), dice.of(palettes.POTS)
-    spot = dice.shade(palettes.CREAM) if dice.chance(0.7) else toned(cap, 1.2)
-    spots = dots(cap, spot, (0, brim, 0), dice.whole(12, 18), dice.between(0.3, 0.36))
-    side, small = dice.between(-0.04, 0.04), dice.between(0.045, 0.06)
-    low = dice.between(-0.045, -0.025)
+    width, height = dice.between(0.12, 0.19), dice.between(0.09, 0.17)
+    brim, thick = dice.between(-0.02, 0.05), dice.between(0.05, 0.08)
+    spots = dots(cap, dice.shade(palettes.CREAM), (0, brim, 0), dice.whole(10, 14), 0.36)
     return [
-        Part(Frustum(-0.2, -0.09, pot * 0.74, pot, rounding=0.008), solid(clay)),
-        Part(
-            Frustum(-0.115, -0.08, pot * 1.12, pot * 1.12, rounding=0.01), solid(toned(clay, 0.85))
-        ),
-        Part(Frustum(-0.09, -0.073, pot * 0.97, pot * 0.97), solid(dice.shade(palettes.BROWN))),
-        Part(Frustum(-0.08, brim + 0.02, thick * 1.2, thick * 0.85), solid(stem)),
+        Part(Frustum(-0.2, brim + 0.02, thick * 1.4, thick * 0.9, rounding=0.02), solid(stem)),
         Part(Above(Ellipsoid((0, brim, 0), (width, height, width)), brim - 0.012), spots),
         Part(
             Frustum(brim - 0.022, brim - 0.008, width * 0.8, width * 0.93), solid(toned(stem, 0.75))
         ),
-        Part(Capsule((0.08, -0.08, side), (0.095, low, side), 0.02, 0.018), solid(stem)),
-        Part(Above(_ball(0.095, low, side, small), low - 0.008), solid(cap)),
     ]
 
 
 def duck(dice: _Dice) -> list[Part]:
-    """A duck: body with a tail, head, beak, wings; some have a head of another colour."""
+    """A duck: body with a tail, head, beak, wings."""
     body = dice.of(palettes.FEATHERS)
-    crown = dice.shade(palettes.GREEN) if dice.chance(0.3) else body
     wing = toned(body, dice.between(0.65, 0.8))
     long, fat, tall = (
         dice.between(0.13, 0.165),
@@ -99,9 +86,8 @@ def duck(dice: _Dice) -> list[Part]:
     )
     beak = Ellipsoid((neck + head + 0.014, top - 0.014, 0), (0.048, 0.02, 0.042))
     eyes = [(neck + head * 0.72, top + head * 0.38, side * head * 0.62) for side in (-1, 1)]
-    coat = band(body, crown, Axis.Y, top - head * 0.75, math.inf)
     return [
-        Part(hull, coat),
+        Part(hull, solid(body)),
         Part(beak, solid(dice.shade(palettes.ORANGE))),
         *(
             Part(Ellipsoid((-0.035, -0.05, side * fat * 0.9), (0.085, 0.05, 0.032)), solid(wing))
@@ -112,14 +98,14 @@ def duck(dice: _Dice) -> list[Part]:
 
 
 def rocket(dice: _Dice) -> list[Part]:
-    """A hull with a nose cone, four fins, a lit window in front and a flame below."""
+    """A belted hull with a nose cone, four fins, a lit window in front and a flame below."""
     hull, trim = dice.of(palettes.HULLS), dice.of(palettes.TRIMS)
     radius, nose = dice.between(0.07, 0.105), dice.between(0.07, 0.13)
     fin, high = dice.between(0.06, 0.085), dice.between(0.045, 0.07)
     tip = dice.between(0.15, 0.2)
     window_y = dice.between(-0.005, 0.025)
     light = dice.shade(palettes.CREAM)
-    belt = band(hull, trim, Axis.Y, -0.09, -0.03) if dice.chance(0.5) else solid(hull)
+    belt = band(hull, trim, Axis.Y, -0.09, dice.between(-0.06, -0.02))
     reach = radius + fin * 0.3
     fins = [(reach, 0, fin * 0.75, 0.02), (-reach, 0, fin * 0.75, 0.02)]
     fins += [(0, reach, 0.02, fin * 0.75), (0, -reach, 0.02, fin * 0.75)]
@@ -137,7 +123,6 @@ def rocket(dice: _Dice) -> list[Part]:
 def car(dice: _Dice) -> list[Part]:
     """A car with a cabin, four wheels, yellow lights in front and red ones behind."""
     paint = dice.of(palettes.CARS)
-    roof_paint = dice.shade(palettes.CREAM) if dice.chance(0.3) else paint
     long, wide = dice.between(0.14, 0.18), dice.between(0.08, 0.1)
     body, cabin = dice.between(0.04, 0.055), dice.between(0.035, 0.065)
     back, half = dice.between(-0.06, 0.01), dice.between(0.06, 0.1)
@@ -148,7 +133,7 @@ def car(dice: _Dice) -> list[Part]:
     parts = [
         Part(Box((0, floor, 0), (long, body, wide), 0.03), solid(paint)),
         Part(glass, solid(dice.shade(GLASS))),
-        Part(Box((back, roof - 0.018, 0), (half, 0.022, wide * 0.9), 0.014), solid(roof_paint)),
+        Part(Box((back, roof - 0.018, 0), (half, 0.022, wide * 0.9), 0.014), solid(paint)),
     ]
     tyre, hub = solid(dice.shade(palettes.DARK)), solid(dice.shade(palettes.GREY))
     for x in (-0.58 * long, 0.6 * long):
@@ -167,7 +152,7 @@ def car(dice: _Dice) -> list[Part]:
 def bear(dice: _Dice) -> list[Part]:
     """A sitting teddy bear: belly and muzzle lighter than the fur, a scarf, ears, arms, legs."""
     fur = dice.of(palettes.FURS)
-    light, scarf = toned(fur, dice.between(1.2, 1.35)), dice.of(palettes.SCARVES)
+    light, scarf = toned(fur, dice.between(1.2, 1.35)), dice.shade(palettes.RED)
     dark = solid(dice.shade(palettes.DARK))
     fat, tall = dice.between(0.075, 0.1), dice.between(0.085, 0.105)
     head, ear = dice.between(0.075, 0.095), dice.between(0.028, 0.042)
@@ -204,19 +189,12 @@ def bear(dice: _Dice) -> list[Part]:
 
 
 def teapot(dice: _Dice) -> list[Part]:
-    """A pot with a spout in front, a handle behind, a lid with a knob; plain, with a belt, with
-    clouds in the glaze, or in broad wedges."""
+    """A pot with a pale belt, a spout in front, a handle behind, a lid with a knob."""
     glaze = dice.of(palettes.GLAZES)
     trim = toned(glaze, dice.between(0.5, 0.65))
     pale = dice.shade(palettes.CREAM)
     fat, tall = dice.between(0.095, 0.13), dice.between(0.075, 0.12)
-    coats: list[Callable[[], Texture]] = [
-        lambda: solid(glaze),
-        lambda: band(glaze, pale, Axis.Y, -0.03 - tall * 0.4, -0.03 + tall * 0.4),
-        lambda: mottled(glaze, trim, 0.12, dice.generator),
-        lambda: wedges(glaze, trim, 3),
-    ]
-    coat = coats[dice.whole(0, len(coats) - 1)]()
+    coat = band(glaze, pale, Axis.Y, -0.03 - tall * 0.4, -0.03 + tall * 0.4)
     rise = dice.between(0.02, 0.06)
     spout = Capsule((fat * 0.7, -0.06, 0), (fat + 0.055, rise, 0), 0.036, 0.022)
     lid = -0.03 + tall * 0.86

@@ -6,7 +6,7 @@ Source: EpiGRAF (Skorokhodov et al. 2022), section 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -178,7 +178,7 @@ class Generator(nn.Module):
         rays = self._rays(camera_angles, view, resolution, trace)
         if trace is not None:
             trace["planes"] = planes
-        options = self.render_options(view, len(ws))
+        options = replace(self.render_options(view, len(ws)), row_length=resolution)
         rendered = render_rays(self.field(planes), rays, options, draws=draws, trace=trace)
         features = rendered.features
         if has_background and not view.ignore_bg:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 # The calling convention that this Python code speaks; csrc/bindings.cpp states the same number.
 _ABI = 3
-_NATIVE_DTYPES = (torch.float32, torch.float64)
+DTYPES = (torch.float32, torch.float64)
 _INSTRUCTION_SETS = {"x86-64-v4": "AVX-512", "x86-64-v3": "AVX2", "default": "baseline"}
 _FORCE_REFERENCE: ContextVar[bool] = ContextVar("epigraf_force_reference", default=False)
 
@@ -68,6 +68,7 @@ def available() -> bool:
     return _find().module is not None
 
 
+@torch.compiler.assume_constant_result
 def reason() -> str:
     """Why the native core is not used; empty where it is."""
     if _FORCE_REFERENCE.get():
@@ -124,9 +125,9 @@ def needs_reference(tensor: Tensor) -> bool:
 
     torch.compile traces the reference, which it can fuse; it cannot look into anything else.
     """
-    if _FORCE_REFERENCE.get() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _FORCE_REFERENCE.get():
         return True
-    return tensor.dtype not in _NATIVE_DTYPES
+    return tensor.dtype not in DTYPES
 
 
 def runs_native(tensor: Tensor) -> bool:

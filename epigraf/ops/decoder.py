@@ -3,9 +3,9 @@
 Legend: P points, F input features, O outputs, I inputs of a layer. Source: EG3D (arXiv:2112.07945,
 section 4); blocks: Chen et al., arXiv:1604.06174. Formulas: docs/math/decoder.md.
 
-The hidden activations of all points are many times larger than the input and the output; so a CPU
-works through the points block by block and the backward pass computes a block's activations again
-(gradient checkpointing inside the cache). A GPU does the same tile by tile in shared memory.
+The hidden activations of all points are many times larger than the input and the output; so the
+kernels work through the points tile by tile, in the first-level cache of a CPU or the shared memory
+of a GPU, and the backward pass computes a tile's activations again (gradient checkpointing).
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from epigraf.ops import _native
 from epigraf.ops._autograd import composable_grads
 from epigraf.ops._checks import check_floating, check_like, check_shape
 
-_BLOCK = 4096  # points whose activations stay in the cache
-_MAX_LAYERS = 8  # of the GPU kernels, whose smallest tile (8 points and one of padding) must fit
-_SHARED_BYTES, _TILE_STRIDE = 48 * 1024, 9
+_MAX_LAYERS = 8
+_SHARED_BYTES, _TILE_STRIDE = 48 * 1024, 9  # a GPU's smallest tile, 8 points and one of padding
 
 
 def decode(
@@ -46,18 +45,16 @@ def decode(
         The first O - 1 outputs [..., O - 1], and the last one [...]; both contiguous.
 
     Differentiable in features, weights and biases; second derivatives run through plain torch.
-    float32 and float64 go block by block on a CPU, tile by tile on a GPU (up to 8 layers whose
-    widths fit its shared memory), all else through plain torch. Two runs with the same number of
+    float32 and float64 go tile by tile (up to 8 layers; on a GPU their widths must fit its shared
+    memory), all else through plain torch. Two runs with the same number of
     threads agree bit for bit; on a GPU the gradients of weights and biases agree but for rounding.
     Raises ValueError for a wrong shape, device or slope, TypeError for a wrong dtype.
     """
     _check(features, weights, biases, slope)
     flat = features.reshape(features.shape[:-1].numel(), features.shape[-1])
-    if flat.device.type == "cpu" and not _native.needs_reference(flat):
-        rest, last = _Decode.apply(slope, flat, *weights, *biases)
-    elif flat.device.type == "cuda" and _native.runs_native(flat) and _fits(flat, weights):
+    if _native.runs_native(flat) and _fits(flat, weights):
         tensors = [x.contiguous() for x in (flat, *weights, *biases)]
-        rest, last = _DecodeTiles.apply(slope, *tensors)
+        rest, last = _Decode.apply(slope, *tensors)
     else:
         rest, last = _decode_reference(flat, weights, biases, slope)
     shape = features.shape[:-1]
@@ -76,48 +73,7 @@ def _decode_reference(
 
 
 class _Decode(torch.autograd.Function):
-    """Blocks of points, each with all its layers; keeps the inputs only (decoder 9)."""
-
-    @staticmethod
-    def forward(ctx: Any, slope: float, features: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-        layers = len(params) // 2
-        weights, biases = params[:layers], params[layers:]
-        points = len(features)
-        rest = features.new_empty(points, len(weights[-1]) - 1)
-        last = features.new_empty(points)
-        for start in range(0, points, _BLOCK):
-            part = slice(start, start + _BLOCK)
-            hidden = _hidden(features[part], weights, biases, slope)[-1]
-            block = torch.addmm(biases[-1], hidden, weights[-1].T)
-            rest[part], last[part] = block[:, :-1], block[:, -1]
-        ctx.save_for_backward(features, *params)
-        ctx.slope = slope
-        ctx.set_materialize_grads(False)
-        return rest, last
-
-    @staticmethod
-    def backward(
-        ctx: Any, grad_rest: Tensor | None, grad_last: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        features, *params = ctx.saved_tensors
-        layers = len(params) // 2
-        if torch.is_grad_enabled():
-            return None, *_second_order(ctx, features, params, (grad_rest, grad_last))
-        weights, biases = params[:layers], params[layers:]
-        wanted = zip(params, ctx.needs_input_grad[2:], strict=True)
-        grad_params = [torch.zeros_like(p) if need else None for p, need in wanted]
-        grad_features = torch.empty_like(features) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(features), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            hidden = _hidden(features[part], weights, biases, ctx.slope)
-            grad = _join(grad_rest, grad_last, part, hidden[-1], len(weights[-1]))
-            out = None if grad_features is None else grad_features[part]
-            _block_backward(grad, hidden, weights, ctx.slope, grad_params, out)
-        return None, grad_features, *grad_params
-
-
-class _DecodeTiles(torch.autograd.Function):
-    """The GPU kernels on contiguous tensors; keeps the inputs only (decoder 9)."""
+    """The native op on contiguous tensors; keeps the inputs only (decoder 9)."""
 
     @staticmethod
     def forward(ctx: Any, slope: float, features: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,7 +121,9 @@ def _widths(features: Tensor, params: Sequence[Tensor]) -> list[int]:
 
 
 def _fits(features: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether the GPU kernels take these layers."""
+    """Whether the kernels take these layers."""
+    if features.device.type == "cpu":
+        return len(weights) <= _MAX_LAYERS
     widths = _widths(features, [*weights, *weights])
     rows = max(sum(widths), 2 * max(widths))
     bytes_needed = rows * _TILE_STRIDE * features.element_size()
@@ -182,57 +140,6 @@ def _second_order(
         return _decode_reference(features, params[:layers], params[layers:], ctx.slope)
 
     return composable_grads(reference, (features, *params), ctx.needs_input_grad[1:], grads)
-
-
-def _hidden(
-    features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float
-) -> list[Tensor]:
-    """The input and the activation of every hidden layer (decoder 3)."""
-    hidden = [features]
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        hidden.append(F.leaky_relu_(torch.addmm(bias, hidden[-1], weight.T), slope))
-    return hidden
-
-
-def _join(
-    grad_rest: Tensor | None, grad_last: Tensor | None, part: slice, like: Tensor, width: int
-) -> Tensor:
-    """The gradient of a block's outputs [P, O] (decoder 5)."""
-    grad = like.new_empty(len(like), width)
-    grad[:, :-1] = 0 if grad_rest is None else grad_rest[part]
-    grad[:, -1] = 0 if grad_last is None else grad_last[part]
-    return grad
-
-
-def _block_backward(
-    grad: Tensor,
-    hidden: list[Tensor],
-    weights: Sequence[Tensor],
-    slope: float,
-    grad_params: list[Tensor | None],
-    grad_features: Tensor | None,
-) -> None:
-    """Add a block's gradients to those of the parameters and write that of its features."""
-    layers = len(weights)
-    for i in reversed(range(layers)):
-        grad_weight, grad_bias = grad_params[i], grad_params[layers + i]
-        if grad_weight is not None:  # (decoder 6)
-            _add_outer(grad_weight, grad, hidden[i])
-        if grad_bias is not None:
-            grad_bias += grad.sum(0)
-        if i > 0:  # (decoder 7); True: the sign is that of the activation
-            grad = torch.ops.aten.leaky_relu_backward(grad @ weights[i], hidden[i], slope, True)
-        elif grad_features is not None:  # (decoder 8)
-            torch.mm(grad, weights[0], out=grad_features)
-
-
-def _add_outer(total: Tensor, grad: Tensor, x: Tensor) -> None:
-    """total [O, I] += grad [P, O]^T x [P, I]; BLAS is several times faster with the short side
-    first."""
-    if total.shape[0] <= total.shape[1]:
-        total.addmm_(grad.T, x)
-    else:
-        total.T.addmm_(x.T, grad)
 
 
 def _check(

@@ -7,29 +7,31 @@ docs/math/render.md.
 It goes ray by ray: stratified depths, look-up, decoder, weights, finer depths where the weights
 are, look-up and decoder there, merge by depth, composite. In inference nothing per sample reaches
 memory; in training the decoder's four outputs and the depth of each sample do, and the backward
-pass computes the rest again. The composable path (`epigraf.rendering.renderer`) is its reference.
+pass computes the rest again.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from epigraf.ops import _native
-from epigraf.ops._autograd import composable_grads
-from epigraf.ops._checks import check_floating, check_like, check_shape
+from epigraf.ops._render_checks import check_render
+from epigraf.ops._render_native import OUTPUTS, present, render_native
+from epigraf.ops.composite import Composite, composite
 from epigraf.ops.decoder import decode
-from epigraf.ops.triplane import channels_last, sample_triplane, zeros_strided
+from epigraf.ops.importance import importance_t, merge_samples
+from epigraf.ops.random import philox_normal, philox_uniform
+from epigraf.ops.triplane import channels_last, sample_triplane
 
 MAX_LAYERS = 8
-_OUTPUTS = 4
-_SAVED = _OUTPUTS + 1
-_SAMPLES_A_PIXEL = 3
+_SAMPLES_A_PIXEL = 3  # from where on projecting the planes pays
+JITTER, IMPORTANCE, COARSE_NOISE, FINAL_NOISE = range(4)  # streams of a seed
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,33 @@ class FieldTensors:
 
 
 @dataclass(frozen=True)
+class RaySeeds:
+    """Random numbers of rays that are computed where they are used (`epigraf.ops.random`).
+
+    seed: int64 tensor of one element on the CPU, its 64 bits the seed. Ray r of batch element b is
+    ray b * total + first + r of its streams, so that rays cut into calls keep their numbers.
+    jitter, noise: whether these numbers are wanted; num_fine: F, the importance draws of a ray.
+    """
+
+    seed: Tensor
+    total: int
+    first: int = 0
+    jitter: bool = True
+    num_fine: int = 0
+    noise: bool = False
+
+    def numbers(self, stream: int, count: int, like: Tensor) -> Tensor:
+        """[B, R, count]: `count` numbers of a stream for each ray of like [B, R]."""
+        draw = philox_normal if stream in (COARSE_NOISE, FINAL_NOISE) else philox_uniform
+        seed, (batch, rays) = int(self.seed) & 0xFFFFFFFFFFFFFFFF, like.shape
+        rows = [
+            draw(seed, stream, (rays, count), like, (b * self.total + self.first) * count)
+            for b in range(batch)
+        ]
+        return torch.stack(rows) if rows else like.new_empty(0, rays, count)
+
+
+@dataclass(frozen=True)
 class RayTensors:
     """Rays and their random numbers.
 
@@ -59,8 +88,8 @@ class RayTensors:
     [B, R], length of the interval behind the last sample (not read where the march is finite).
     even: [S], from 0 to 1; jitter: [B, R, S] in [0, 1) or None (samples at `even`). u: [B, R, F] in
     [0, 1], draws of the fine samples. coarse_noise [B, R, S] and final_noise [B, R, N] or None:
-    added to raw densities, times noise_std; the second in the order of depth. row_length: of the
-    picture whose rows the rays are, or 0; only the speed depends on it.
+    added to raw densities, times noise_std; the second in the order of depth. seeds: instead of
+    those four. row_length: of the picture whose rows the rays are, or 0: speed only.
     """
 
     origins: Tensor
@@ -73,19 +102,45 @@ class RayTensors:
     u: Tensor | None = None
     coarse_noise: Tensor | None = None
     final_noise: Tensor | None = None
+    seeds: RaySeeds | None = None
     row_length: int = 0
 
     @property
     def num_fine(self) -> int:
         """F."""
-        return 0 if self.u is None else self.u.shape[-1]
+        if self.u is not None:
+            return self.u.shape[-1]
+        return 0 if self.seeds is None else self.seeds.num_fine
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All but the seeds, in the core's order."""
+        return (
+            self.origins, self.directions, self.near, self.far, self.last_delta, self.even,
+            self.jitter, self.coarse_noise, self.u, self.final_noise,
+        )  # fmt: skip
+
+    def drawn(self) -> RayTensors:
+        """The same with the numbers of the seeds as tensors."""
+        if self.seeds is None:
+            return self
+        seeds, like, coarse = self.seeds, self.near, self.even.numel()
+        fine, noise = seeds.num_fine, seeds.noise
+        return replace(
+            self,
+            seeds=None,
+            jitter=seeds.numbers(JITTER, coarse, like) if seeds.jitter else self.jitter,
+            u=seeds.numbers(IMPORTANCE, fine, like) if fine > 0 else self.u,
+            coarse_noise=seeds.numbers(COARSE_NOISE, coarse, like) if noise and fine > 0 else None,
+            final_noise=seeds.numbers(FINAL_NOISE, coarse + self.num_fine, like) if noise else None,
+        )
 
 
 @dataclass(frozen=True)
 class March:
     """How densities become weights: sigma = gain * clamp(raw + noise_std * noise + shift), clamp a
     softplus or a ReLU; the last interval ends at `far` if finite; last_back adds 1 - sum w to the
-    last weight of the final pass."""
+    last weight of the final pass. early_stop_eps in [0, 1): where no gradient is wanted a ray of
+    the final pass ends at the first sample that less of its light reaches (`composite`)."""
 
     shift: float = 0.0
     gain: float = 1.0
@@ -93,6 +148,7 @@ class March:
     relu: bool = False
     finite_interval: bool = False
     last_back: bool = False
+    early_stop_eps: float = 0.0
 
 
 class RenderedRays(NamedTuple):
@@ -103,9 +159,6 @@ class RenderedRays(NamedTuple):
     depth: Tensor
     opacity: Tensor
     transmittance: Tensor
-
-
-Composed = Callable[[FieldTensors], RenderedRays]
 
 
 def field_at(field: FieldTensors, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,16 +178,16 @@ def why_not(
     samples: S and F; a GPU has room for so many only.
     """
     planes = field.planes
-    if not _native.available():
-        return _native.reason()
-    if _native.needs_reference(planes):
-        return _native.reason() or f"the core has no code for {planes.dtype}"
+    if reason := _native.reason():
+        return reason
+    if planes.dtype not in _native.DTYPES:
+        return f"the core has no code for {planes.dtype}"
     if planes.device.type not in ("cpu", "cuda"):
         return f"the fused renderer has no code for {planes.device.type}"
     if len(field.weights) > MAX_LAYERS:
         return f"the decoder has more than {MAX_LAYERS} layers"
-    if field.weights[-1].shape[0] != _OUTPUTS:
-        return f"the decoder has {field.weights[-1].shape[0]} outputs, not {_OUTPUTS}"
+    if field.weights[-1].shape[0] != OUTPUTS:
+        return f"the decoder has {field.weights[-1].shape[0]} outputs, not {OUTPUTS}"
     if rays_need_grad:
         return "it has no gradient with respect to rays"
     return _why_not_on_gpu(field, samples) if planes.device.type == "cuda" else ""
@@ -159,43 +212,135 @@ def _why_not_on_gpu(field: FieldTensors, samples: tuple[int, int]) -> str:
     return ""
 
 
-def render(field: FieldTensors, rays: RayTensors, march: March, composed: Composed) -> RenderedRays:
-    """March rays through a tri-plane field (render 1-7).
+def render(field: FieldTensors, rays: RayTensors, march: March) -> RenderedRays:
+    """March rays through a tri-plane field (render 1-9).
 
-    composed: the same rendering by composable ops, of a field with the same decoder sizes; it gives
-    second derivatives (under ``create_graph=True``, which is said once).
-
-    Differentiable in planes, weights and biases. Two runs with the same number of threads agree bit
-    for bit; the forward pass does with any number. On a GPU the forward pass does, gradients are
-    sums in any order. A value that is not finite reaches only the rays
-    that read it.
+    Differentiable in planes, weights and biases; under ``create_graph=True`` the gradient runs
+    through the composable ops (which is said once). Goes through torch.compile as one op. Two runs
+    with the same number of threads agree bit for bit; the forward pass does with any number. On a
+    GPU the forward pass does, gradients are sums in any order. A value that is not finite reaches
+    only the rays that read it.
 
     Raises ValueError for a wrong shape or device, TypeError for a wrong dtype, RuntimeError where
     `why_not` gives a reason.
     """
-    _check(field, rays)
-    need_grad = any(isinstance(x, Tensor) and x.requires_grad for x in vars(rays).values())
-    if reason := why_not(field, need_grad, (rays.even.numel(), rays.num_fine)):
+    check_render(field, rays)
+    moving = any(isinstance(x, Tensor) and x.requires_grad for x in rays.tensors())
+    if reason := why_not(field, moving, (rays.even.numel(), rays.num_fine)):
         raise RuntimeError(f"render: {reason}")
     params = [x.contiguous() for x in (*field.weights, *field.biases)]
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in (field.planes, *params))
-    project = not recorded and projects(field, rays)
-    planes = field.planes.movedim(2, 4) if project else channels_last(field.planes)
-    call = _Call(field, _contiguous(rays), march, composed, project)
-    return RenderedRays(*_Render.apply(call, planes, *params))
+    project = not recorded and _projects(field, rays)
+    planes = field.planes.movedim(2, 4) if project else _dense(field.planes)
+    seeds, fine = rays.seeds, rays.num_fine
+    noise = seeds is not None and seeds.noise
+    outputs = render_native(
+        planes,
+        params,
+        _contiguous(rays),
+        None if seeds is None else seeds.seed,
+        [fine, *((0, 0) if seeds is None else (seeds.first, seeds.total)), rays.row_length],
+        [
+            field.slope, field.cube_scale, field.prior_strength, field.prior_slope,
+            march.shift, march.gain, march.noise_std, 0.0 if recorded else march.early_stop_eps,
+        ],
+        [
+            march.relu, march.finite_interval, march.last_back, project, recorded,
+            seeds is not None and seeds.jitter, seeds is not None and seeds.num_fine > 0,
+            noise and fine > 0, noise,
+        ],
+    )  # fmt: skip
+    return RenderedRays(*outputs[:OUTPUTS])
 
 
-class _Call(NamedTuple):
-    """What an application of `_Render` knows beside its differentiable inputs."""
-
-    field: FieldTensors
-    rays: RayTensors
-    march: March
-    composed: Composed
-    project: bool
+def _dense(planes: Tensor) -> Tensor:
+    """[B, 3, H, W, C] with channel stride 1 and no gaps, so that a gradient can have its layout."""
+    pixels = channels_last(planes)
+    extent = 1 + sum((n - 1) * step for n, step in zip(pixels.shape, pixels.stride(), strict=True))
+    return pixels if extent == pixels.numel() else pixels.contiguous()
 
 
-def projects(field: FieldTensors, rays: RayTensors) -> bool:
+def _contiguous(rays: RayTensors) -> list[Tensor]:
+    """Rays as the core takes them, empty for None; draws that are the same for all rays stay one
+    row."""
+    nothing = rays.near.new_empty(0)
+    tensors = [nothing if x is None else x.contiguous() for x in rays.tensors()]
+    if rays.u is not None and rays.u.stride() == (0, 0, 1):
+        tensors[8] = rays.u
+    return tensors
+
+
+def composed_again(
+    planes: Tensor,
+    params: Sequence[Tensor],
+    rays: Sequence[Tensor],
+    seed: Tensor | None,
+    sizes: Sequence[int],
+    numbers: Sequence[float],
+    flags: Sequence[bool],
+) -> RenderedRays:
+    """`render_reference` of the arguments of the native op, planes [B, 3, C, H, W]."""
+    layers = len(params) // 2
+    field = FieldTensors(planes, params[:layers], params[layers:], *numbers[:4])
+    march = March(*numbers[4:7], relu=flags[0], finite_interval=flags[1], last_back=flags[2])
+    seeds = None
+    if seed is not None:
+        seeds = RaySeeds(seed, sizes[2], sizes[1], flags[5], sizes[0] if flags[6] else 0, flags[8])
+    origins, directions, near, far, last_delta, even = rays[:6]
+    jitter, coarse_noise, u, final_noise = map(present, rays[6:])
+    given = RayTensors(
+        origins, directions, near, far, last_delta, even,
+        jitter, u, coarse_noise, final_noise, seeds,
+    )  # fmt: skip
+    return render_reference(field, given, march)
+
+
+def render_reference(field: FieldTensors, rays: RayTensors, march: March) -> RenderedRays:
+    """`render` by the composable ops: any device, differentiable any number of times in everything
+    but the places of the fine samples."""
+    rays = rays.drawn()
+    even = rays.even
+    if rays.jitter is not None:  # (render 1)
+        middle = 0.5 * (even[:-1] + even[1:])
+        lower, upper = torch.cat([even[:1], middle]), torch.cat([middle, even[-1:]])
+        even = torch.addcmul(lower, upper - lower, rays.jitter)
+    t = rays.near[..., None] + (rays.far - rays.near)[..., None] * even
+    colors, raw = _field_along(field, rays, t)
+    if rays.u is not None and rays.num_fine > 0:
+        with torch.no_grad():
+            coarse = _integrate((colors, raw, t), rays, march, rays.coarse_noise)
+            t_fine = importance_t(t, coarse.weights, rays.u)
+        fine = _field_along(field, rays, t_fine)
+        colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
+    final = (march.last_back, march.early_stop_eps)
+    result = _integrate((colors, raw, t), rays, march, rays.final_noise, *final)
+    return RenderedRays(result.features, result.depth, result.opacity, result.transmittance)
+
+
+def _field_along(field: FieldTensors, rays: RayTensors, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]."""
+    points = torch.addcmul(rays.origins[:, :, None], rays.directions[:, :, None], t[..., None])
+    colors, raw = field_at(field, points.flatten(1, 2))
+    return colors.view(*t.shape, 3), raw.view(t.shape)
+
+
+def _integrate(
+    samples: tuple[Tensor, Tensor, Tensor],
+    rays: RayTensors,
+    march: March,
+    noise: Tensor | None,
+    last_back: bool = False,
+    early_stop_eps: float = 0.0,
+) -> Composite:
+    """Composites colours, raw densities and depths (render 2, 3)."""
+    colors, raw, t = samples
+    raw = raw if noise is None else raw + march.noise_std * noise
+    sigma = (F.relu if march.relu else F.softplus)(raw + march.shift) * march.gain
+    last = (rays.far - t[..., -1]).clamp_min(0) if march.finite_interval else rays.last_delta
+    return composite(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
+
+
+def _projects(field: FieldTensors, rays: RayTensors) -> bool:
     """Whether it pays to apply the decoder's first layer to the planes instead of to the samples
     (render 8): where there are several samples to a pixel."""
     batch, count = rays.near.shape
@@ -203,178 +348,3 @@ def projects(field: FieldTensors, rays: RayTensors) -> bool:
     pixels = 3 * batch * field.planes.shape[3] * field.planes.shape[4]
     on_cpu = field.planes.device.type == "cpu"
     return on_cpu and len(field.weights) == 2 and samples > _SAMPLES_A_PIXEL * pixels
-
-
-def _contiguous(rays: RayTensors) -> RayTensors:
-    """Rays as the core takes them; draws that are the same for all rays stay one row."""
-    tensors: dict[str, Any] = {
-        k: x.contiguous() if isinstance(x, Tensor) else x for k, x in vars(rays).items()
-    }
-    if rays.u is not None and rays.u.stride() == (0, 0, 1):
-        tensors["u"] = rays.u
-    return RayTensors(**tensors)
-
-
-class _Render(torch.autograd.Function):
-    """The native op on planes [B, 3, H, W, C] with channel stride 1 and contiguous parameters."""
-
-    @staticmethod
-    def forward(ctx: Any, call: _Call, planes: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
-        rays = call.rays
-        batch, count = rays.near.shape
-        outputs = [planes.new_empty(batch, count, 3)]
-        outputs += [planes.new_empty(batch, count) for _ in range(3)]
-        saved = None
-        if any(ctx.needs_input_grad):
-            saved = planes.new_empty(batch, count, _SAVED, rays.even.numel() + rays.num_fine)
-        _native.core().render_forward(
-            _native.launch(planes),
-            _shape(call, planes, params),
-            planes.data_ptr(),
-            _native.addresses(*params),
-            _native.addresses(*_ray_tensors(rays)),
-            _native.addresses(*outputs, saved),
-        )
-        if saved is not None:
-            ctx.save_for_backward(planes, saved, *params)
-        ctx.call = call
-        ctx.set_materialize_grads(False)
-        return tuple(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        planes, saved, *params = ctx.saved_tensors
-        needed = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():
-            return None, *_second_order(ctx.call, (planes, *params), needed, grad_outputs)
-        grad_planes = zeros_strided(planes.shape, planes.stride(), planes) if needed[0] else None
-        if grad_planes is not None and grad_planes.stride() != planes.stride():
-            planes = planes.contiguous()  # both are read and written with the same strides
-        grad_params = [torch.zeros_like(x) for x in params]
-        grads = [None if g is None else g.contiguous() for g in grad_outputs]
-        _native.core().render_backward(
-            _native.launch(planes),
-            _shape(ctx.call, planes, params),
-            planes.data_ptr(),
-            _native.addresses(*params),
-            _native.addresses(*_ray_tensors(ctx.call.rays)),
-            _native.addresses(saved, *grads),
-            _native.addresses(grad_planes)[0],
-            _native.addresses(*grad_params),
-        )
-        wanted = [g if need else None for g, need in zip(grad_params, needed[1:], strict=True)]
-        return None, grad_planes, *wanted
-
-
-def _second_order(
-    call: _Call,
-    inputs: Sequence[Tensor],
-    needed: Sequence[bool],
-    grad_outputs: Sequence[Tensor | None],
-) -> list[Tensor | None]:
-    """Gradients that can be differentiated again, by the composable path."""
-    warnings.warn(
-        "render: create_graph=True takes the composable path in the backward pass; "
-        "render.backend=ops saves the fused forward pass",
-        stacklevel=2,
-    )
-
-    def composed(planes: Tensor, *params: Tensor) -> RenderedRays:
-        layers = len(params) // 2
-        planes = planes.movedim(4, 2)
-        return call.composed(
-            replace(call.field, planes=planes, weights=params[:layers], biases=params[layers:])
-        )
-
-    return composable_grads(composed, inputs, needed, grad_outputs)
-
-
-def _ray_tensors(rays: RayTensors) -> tuple[Tensor | None, ...]:
-    """In the core's order."""
-    return (
-        rays.origins, rays.directions, rays.near, rays.far, rays.last_delta, rays.even,
-        rays.jitter, rays.coarse_noise, rays.u, rays.final_noise,
-    )  # fmt: skip
-
-
-def _shape(call: _Call, planes: Tensor, params: Sequence[Tensor]) -> Any:
-    """Sizes and numbers as the core takes them."""
-    field, rays, march = call.field, call.rays, call.march
-    batch, _, height, width, channels = planes.shape
-    return _native.core().RenderShape(
-        rays=(batch, rays.near.shape[1], rays.even.numel(), rays.num_fine),
-        planes=(channels, height, width),
-        strides=planes.stride(),
-        widths=[channels, *(len(w) for w in params[: len(params) // 2])],
-        numbers=(
-            field.slope, field.cube_scale, field.prior_strength, field.prior_slope,
-            march.shift, march.gain, march.noise_std,
-        ),
-        flags=(march.relu, march.finite_interval, march.last_back, call.project),
-        u_stride=0 if rays.u is None else rays.u.stride(1),
-        row_length=rays.row_length,
-        seed=0,
-        place=(0, 0),
-        seeded=(False, False, False, False),
-    )  # fmt: skip
-
-
-def _check(field: FieldTensors, rays: RayTensors) -> None:
-    op, planes = "render", field.planes
-    check_floating(op, "planes", planes)
-    if planes.ndim != 5 or planes.shape[1] != 3:
-        raise ValueError(f"{op}: planes must have shape [B, 3, C, H, W], got {list(planes.shape)}")
-    if 0 in planes.shape[3:]:
-        raise ValueError(f"{op}: planes must have at least one pixel, got {list(planes.shape)}")
-    if rays.near.ndim != 2 or len(rays.near) != len(planes):
-        raise ValueError(
-            f"{op}: near must have shape [B, R] with B = {len(planes)}, got {list(rays.near.shape)}"
-        )
-    if rays.even.ndim != 1 or rays.even.numel() < 2:
-        raise ValueError(f"{op}: even must have at least 2 elements, got {list(rays.even.shape)}")
-    _check_rays(op, rays, planes)
-    _check_decoder(op, field)
-
-
-def _check_rays(op: str, rays: RayTensors, planes: Tensor) -> None:
-    batch, count = rays.near.shape
-    coarse = rays.even.numel()
-    if rays.u is not None and rays.u.ndim != 3:
-        raise ValueError(f"{op}: u must have shape [B, R, F], got {list(rays.u.shape)}")
-    fine = rays.num_fine
-    if fine > 0 and coarse < 3:
-        raise ValueError(f"{op}: fine samples need at least 3 coarse ones, got {coarse}")
-    sizes = {
-        "origins": ("[B, R, 3]", (batch, count, 3)),
-        "directions": ("[B, R, 3]", (batch, count, 3)),
-        "near": ("[B, R]", (batch, count)),
-        "far": ("[B, R]", (batch, count)),
-        "last_delta": ("[B, R]", (batch, count)),
-        "even": ("[S]", (coarse,)),
-        "jitter": ("[B, R, S]", (batch, count, coarse)),
-        "u": ("[B, R, F]", (batch, count, fine)),
-        "coarse_noise": ("[B, R, S]", (batch, count, coarse)),
-        "final_noise": ("[B, R, N]", (batch, count, coarse + fine)),
-    }
-    for name, (legend, size) in sizes.items():
-        tensor = getattr(rays, name)
-        if tensor is not None:
-            check_shape(op, name, tensor, legend, size)
-            check_like(op, name, tensor, "planes", planes)
-
-
-def _check_decoder(op: str, field: FieldTensors) -> None:
-    if not field.weights or len(field.weights) != len(field.biases):
-        raise ValueError(
-            f"{op}: weights and biases must be as many and at least one, "
-            f"got {len(field.weights)} and {len(field.biases)}"
-        )
-    width = field.planes.shape[2]
-    for i, (weight, bias) in enumerate(zip(field.weights, field.biases, strict=True)):
-        if weight.ndim != 2:
-            raise ValueError(f"{op}: weights[{i}] must be a matrix, got {list(weight.shape)}")
-        check_shape(op, f"weights[{i}]", weight, "[O, I]", (weight.shape[0], width))
-        check_shape(op, f"biases[{i}]", bias, "[O]", weight.shape[:1])
-        for name, tensor in ((f"weights[{i}]", weight), (f"biases[{i}]", bias)):
-            check_like(op, name, tensor, "planes", field.planes)
-        width = weight.shape[0]

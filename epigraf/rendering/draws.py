@@ -3,8 +3,8 @@
 A forward pass asks for its numbers by name and in a fixed order: the camera noise and dropout of
 the mapping network, the spatial noise of each convolution (shallow to deep), the stratified
 jitter, the coarse density noise, the importance `u`, the final density noise and the background
-jitter. `RandomDraws` draws them, `ReplayDraws` hands out recorded ones: the same list of numbers
-gives the same picture, bit for bit.
+jitter. `RandomDraws` draws them, the four along rays as one seed; `ReplayDraws` hands out recorded
+ones: the same list of numbers gives the same picture, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ class Draws(Protocol):
 
     def normal(self, name: str, shape: Shape, like: Tensor) -> Tensor:
         """N(0, 1) of `shape` with the dtype and device of `like`."""
+        ...
+
+    def ray_seed(self) -> Tensor | None:
+        """A seed for all random numbers along rays, int64 [1] on the CPU, which are then computed
+        where they are used; None where they are asked for one by one."""
         ...
 
     def beta(self, name: str, alpha: float, beta: float, shape: Shape) -> Tensor:
@@ -80,6 +85,10 @@ class RandomDraws:
     def normal(self, name: str, shape: Shape, like: Tensor) -> Tensor:
         x = torch.randn(shape, generator=self._torch, dtype=like.dtype, device=self._torch.device)
         return x.to(like.device)
+
+    def ray_seed(self) -> Tensor | None:
+        device = self._torch.device
+        return torch.randint(2**63 - 1, (1,), generator=self._torch, device=device).cpu()
 
     def beta(self, name: str, alpha: float, beta: float, shape: Shape) -> Tensor:
         return torch.from_numpy(np.asarray(self._numpy.beta(alpha, beta, size=shape)))
@@ -160,6 +169,9 @@ class ReplayDraws:
 
     def normal(self, name: str, shape: Shape, like: Tensor) -> Tensor:
         return self._pop(name, shape).to(like)
+
+    def ray_seed(self) -> Tensor | None:
+        return None
 
     def beta(self, name: str, alpha: float, beta: float, shape: Shape) -> Tensor:
         return self._pop(name, shape).double().cpu()

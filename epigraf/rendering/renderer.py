@@ -24,6 +24,7 @@ from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
+from epigraf.rendering.noise import RayNoise, draw_noise
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
@@ -99,6 +100,7 @@ class RenderOptions:
     the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
     REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
     may leave out what lies behind a transmittance below it (features within eps max|colour|).
+    ``row_length`` is that of the picture whose rows the rays are, or 0: speed depends on it only.
     """
 
     num_coarse: int
@@ -118,6 +120,7 @@ class RenderOptions:
     max_rays: int | None = None
     backend: RenderBackend = RenderBackend.FUSED
     early_stop_eps: float = 0.0
+    row_length: int = 0
 
     def __post_init__(self) -> None:
         if self.num_coarse < 2 or (self.num_fine > 0 and self.num_coarse < 3):
@@ -125,18 +128,6 @@ class RenderOptions:
                 "RenderOptions: num_coarse must be at least 2 (3 with importance samples), "
                 f"got {self.num_coarse}"
             )
-
-
-class _RayNoise(NamedTuple):
-    """All random numbers of one rendering (None: not wanted), in the order of their drawing."""
-
-    jitter: Tensor | None  # [B, R, S]
-    coarse_density: Tensor | None  # [B, R, S]
-    importance_u: Tensor | None  # [B, R, F]
-    final_density: Tensor | None  # [B, R, S + F]
-
-    def rays(self, part: slice) -> _RayNoise:
-        return _RayNoise(*(None if x is None else x[:, part] for x in self))
 
 
 def activate_density(raw: Tensor, options: RenderOptions, noise: Tensor | None = None) -> Tensor:
@@ -157,7 +148,7 @@ def render_rays(
     Rays that miss the object's ball contribute nothing (opacity 0, transmittance 1). ``trace``, if
     given, receives the intermediate tensors (and switches chunking off).
     """
-    noise = _draw_noise(rays, options, draws)
+    noise = draw_noise(rays.directions, options, draws)
     fused = trace is None and not fused_reason(field, rays, options)
     march = _march_fused if fused else _march
     reference = options.backend is RenderBackend.REFERENCE
@@ -179,31 +170,11 @@ def ray_chunks(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def _draw_noise(rays: Rays, options: RenderOptions, draws: Draws) -> _RayNoise:
-    """Draw for all rays at once, so that chunking changes no value."""
-    like = rays.directions
-    batch, count = like.shape[:2]
-    coarse, fine = options.num_coarse, options.num_fine
-    jitter = density = u = final = None
-    if not options.deterministic:
-        jitter = draws.uniform("jitter", (batch, count, coarse, 1), like)[..., 0]
-    if options.density_noise_std > 0 and fine > 0:
-        density = draws.normal("coarse_density", (batch, count, coarse, 1), like)[..., 0]
-    if fine > 0 and not options.deterministic:
-        u = draws.uniform("importance_u", (batch * count, fine), like).view(batch, count, fine)
-    elif fine > 0:
-        u = torch.linspace(0, 1, fine, dtype=like.dtype, device=like.device)
-        u = u.expand(batch, count, fine)
-    if options.density_noise_std > 0:
-        final = draws.normal("final_density", (batch, count, coarse + fine, 1), like)[..., 0]
-    return _RayNoise(jitter, density, u, final)
-
-
 def _march(
     field: Field,
     rays: Rays,
     options: RenderOptions,
-    noise: _RayNoise,
+    noise: RayNoise,
     trace: Trace | None = None,
 ) -> Rendered:
     rendered = _rendered(_march_samples(field, rays, options, noise, trace), options)
@@ -213,9 +184,10 @@ def _march(
 
 
 def _march_samples(
-    field: Field, rays: Rays, options: RenderOptions, noise: _RayNoise, trace: Trace | None
+    field: Field, rays: Rays, options: RenderOptions, noise: RayNoise, trace: Trace | None
 ) -> Composite:
     segment = ray_segment(rays, options.near, options.far, options.object_radius)
+    noise = noise.drawn(segment.near, options)
     t = stratified_t(segment, options.num_coarse, noise.jitter)
     colors, raw = _evaluate(field, rays, t, trace, "coarse")
     if options.num_fine > 0:
@@ -246,6 +218,8 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
         return "the field is more than planes and a decoder (posenc, view conditioning)"
+    if options.early_stop_eps > 0 and rays.origins.device.type != "cpu":
+        return "render.early_stop_eps: the fused renderer stops early on a CPU only"
     moving = rays.origins.requires_grad or rays.directions.requires_grad
     return why_not(tensors, moving, (options.num_coarse, options.num_fine))
 
@@ -254,7 +228,7 @@ def _march_fused(
     field: Field,
     rays: Rays,
     options: RenderOptions,
-    noise: _RayNoise,
+    noise: RayNoise,
     _: Trace | None = None,
 ) -> Rendered:
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
@@ -274,14 +248,10 @@ def _march_fused(
         u=noise.importance_u,
         coarse_noise=noise.coarse_density,
         final_noise=noise.final_density,
+        seeds=noise.seeds,
+        row_length=options.row_length,
     )
-
-    def composed(tensors: FieldTensors) -> RenderedRays:
-        result = _march_samples(TensorField(tensors), rays, options, noise, None)
-        return RenderedRays(result.features, result.depth, result.opacity, result.transmittance)
-
-    result = render_fused(tensors, ray_tensors, _march_of(options), composed)
-    return _rendered(result, options)
+    return _rendered(render_fused(tensors, ray_tensors, _march_of(options)), options)
 
 
 def _march_of(options: RenderOptions) -> March:
@@ -292,6 +262,7 @@ def _march_of(options: RenderOptions) -> March:
         relu=options.clamp_mode is ClampMode.RELU,
         finite_interval=options.last_interval is LastInterval.FINITE,
         last_back=options.last_back,
+        early_stop_eps=options.early_stop_eps,
     )
 
 

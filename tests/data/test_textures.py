@@ -13,18 +13,14 @@ from epigraf.data.textures import (
     band,
     dots,
     hsv,
-    mottled,
     solid,
-    wedges,
 )
 
 A, B = (0.0, 0.25, 1.0), (1.0, 0.75, 0.0)
 TEXTURES: dict[str, Texture] = {
     "solid": solid(A),
     "band": band(A, B, Axis.Y, -0.05, 0.05),
-    "wedges": wedges(A, B, 4),
     "dots": dots(A, B, (0, 0, 0), 20, 0.3),
-    "mottled": mottled(A, B, 0.05, np.random.default_rng(0)),
 }
 
 
@@ -51,9 +47,6 @@ def test_patterns_by_hand() -> None:
     assert at(belt, 0, 0, 0.2) == pytest.approx((0.5, 0.5, 0.5))  # halfway at its edge
     assert at(band(A, B, Axis.Y, 0.1, math.inf), 0, 9, 0) == list(B)
     assert at(band(A, B, Axis.Y, 0.1, math.inf), 0, 0, 9) == list(A)
-    turn = 2 * math.pi / 8  # wedge 1 of 2 pairs: its middle lies at an eighth of a turn
-    assert at(wedges(A, B, 2), math.cos(turn), 0, math.sin(turn)) == list(B)
-    assert at(wedges(A, B, 2), math.cos(3 * turn), 0, math.sin(3 * turn)) == list(A)
     pole = math.acos(1 - 2 * 0.5 / 4)  # direction of the first of four dots
     assert at(dots(A, B, (0, 0, 0), 4, 0.2), *spot(pole)) == list(B)
     assert at(dots(A, B, (0, 0, 0), 4, 0.2), *spot(pole + math.pi / 3)) == list(A)

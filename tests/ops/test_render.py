@@ -26,7 +26,7 @@ from epigraf.ops import (
     render,
     use_reference,
 )
-from epigraf.ops.render import MAX_LAYERS, RenderedRays, _why_not_on_gpu, why_not
+from epigraf.ops.render import MAX_LAYERS, RaySeeds, RenderedRays, _why_not_on_gpu, why_not
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.rays import Rays
 from epigraf.rendering.renderer import RenderOptions, TensorField, fused_reason, render_rays
@@ -93,13 +93,24 @@ def make_rays(
     return Rays(origins.to(device), directions.to(device))
 
 
+class TensorDraws(RandomDraws):
+    """Numbers along rays as tensors, not by a seed."""
+
+    def ray_seed(self) -> None:
+        return None
+
+
 def rendered(
-    backend: RenderBackend, tensors: FieldTensors, rays: Rays, options: RenderOptions
+    backend: RenderBackend,
+    tensors: FieldTensors,
+    rays: Rays,
+    options: RenderOptions,
+    draws: type[RandomDraws] = TensorDraws,
 ) -> list[Tensor]:
     """All outputs, then the gradients of a weighted sum of them."""
     field, options = TensorField(tensors), replace(options, backend=backend)
     assert bool(fused_reason(field, rays, options)) is (backend is not RenderBackend.FUSED)
-    outputs = render_rays(field, rays, options, draws=RandomDraws(3))
+    outputs = render_rays(field, rays, options, draws=draws(3))
     loss = sum(
         (x * torch.linspace(-1, 2, x.numel(), dtype=x.dtype, device=x.device).view(x.shape)).sum()
         for x in outputs
@@ -205,7 +216,7 @@ def test_worked_by_hand() -> None:
         last_delta=one,
         even=torch.tensor([0.0, 1 / 3, 2 / 3], dtype=torch.float64),
     )
-    out = render(field, rays, March(relu=True, finite_interval=True), composed=_never)
+    out = render(field, rays, March(relu=True, finite_interval=True))
     light = torch.exp(torch.tensor(-1.0, dtype=torch.float64))
     opacity = 1 - light**3
     assert out.opacity.item() == pytest.approx(float(opacity), abs=1e-9)
@@ -214,10 +225,6 @@ def test_worked_by_hand() -> None:
     weights = [float((1 - light) * light**k) for k in range(3)]
     assert out.depth.item() == pytest.approx(weights[1] + 2 * weights[2], abs=1e-9)
     assert out.transmittance.item() == pytest.approx(float(light**2), abs=1e-9)
-
-
-def _never(_: FieldTensors) -> RenderedRays:
-    raise AssertionError("the composable path was not asked for")
 
 
 def test_gradcheck(device: torch.device) -> None:
@@ -316,6 +323,113 @@ def test_threads_change_nothing_in_the_forward_pass() -> None:
     assert all(torch.equal(a, b) for a, b in zip(results[1], results[3], strict=True))
 
 
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_a_seed_is_the_numbers_of_its_streams(options: RenderOptions, device: torch.device) -> None:
+    """The same rays in every backend, whole or cut into calls."""
+    tensors, rays = make_field((8, 16, 4), device=device), make_rays(device=device)
+    whole = rendered(RenderBackend.FUSED, tensors, rays, options, RandomDraws)
+    # torch's log and cos differ by an ulp from the core's; importance sampling amplifies it.
+    bound = 1e-10 if options.density_noise_std == 0 else 1e-7
+    for backend in (RenderBackend.OPS, RenderBackend.REFERENCE):
+        assert_close(whole, rendered(backend, tensors, rays, options, RandomDraws), bound)
+    cut = replace(options, backend=RenderBackend.OPS, max_rays=7)
+    parts = render_rays(TensorField(tensors), rays, cut, draws=RandomDraws(3))
+    assert_close([x.detach() for x in parts], whole[:4], bound)
+
+
+def test_seeds_go_on_where_rays_are_cut() -> None:
+    field, rays = make_field(), make_rays()
+    march, seed = March(noise_std=0.5), torch.tensor([-7])  # 64 bits, whatever their sign
+    near = torch.full((2, 33), 0.6, dtype=torch.float64)
+    even = torch.linspace(0, 1, 5, dtype=torch.float64)
+    seeds = RaySeeds(seed, 33, 0, True, 4, True)
+    every = RayTensors(*rays, near, near + 0.8, near, even, seeds=seeds)
+    part = slice(10, 33)
+    some = RayTensors(
+        *(x[:, part] for x in (*rays, near, near + 0.8, near)), even,
+        seeds=replace(seeds, first=10),
+    )  # fmt: skip
+    with torch.no_grad():
+        whole, cut = render(field, every, march), render(field, some, march)
+        drawn = render(field, every.drawn(), march)
+    for a, b, c in zip(whole, cut, drawn, strict=True):
+        assert torch.equal(a[:, part], b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize("hidden", [3, 16, 64, 70])
+def test_projected_planes(hidden: int) -> None:
+    """Without gradients and with many samples to a pixel the first layer goes to the planes."""
+    tensors, rays = make_field((6, hidden, 4), size=(5, 4), prior=2.0), make_rays(count=64)
+    options = replace(OPTIONS, num_coarse=9, num_fine=7, row_length=8)
+    expected = rendered(RenderBackend.REFERENCE, tensors, rays, options)[:4]
+    for planes in (tensors.planes, tensors.planes.movedim(2, 4).contiguous().movedim(4, 2)):
+        field = TensorField(replace(tensors, planes=planes))
+        with torch.no_grad():
+            ours = render_rays(field, rays, options, draws=TensorDraws(3))
+        assert_close(ours, expected, 1e-10)
+
+
+@pytest.mark.parametrize("fine", [0, 7])
+def test_early_stop_is_within_its_bound(fine: int) -> None:
+    tensors, rays = make_field((6, 16, 4)), make_rays(count=70)
+    options = replace(OPTIONS, num_coarse=40, num_fine=fine, density_gain=30.0, row_length=10)
+    field = TensorField(tensors)
+    with torch.no_grad():
+        whole = render_rays(field, rays, options, draws=TensorDraws(3))
+        for eps in (1e-3, 0.2):
+            stopped = replace(options, early_stop_eps=eps)
+            ours = render_rays(field, rays, stopped, draws=TensorDraws(3))
+            ops = replace(stopped, backend=RenderBackend.OPS)
+            assert_close(ours, render_rays(field, rays, ops, draws=TensorDraws(3)), 1e-10)
+            largest = 200.0  # of a colour in this field, generously
+            assert float((ours.features - whole.features).abs().max()) <= eps * largest
+            assert float((whole.opacity - ours.opacity).max()) <= eps
+        assert not torch.equal(ours.features, whole.features)
+    recorded = replace(options, early_stop_eps=0.2)  # with gradients nothing stops
+    with_grad = render_rays(field, rays, recorded, draws=TensorDraws(3))
+    assert_close([with_grad.features.detach()], [whole.features], 1e-10)
+
+
+def _seeded(
+    planes: Tensor, params: Sequence[Tensor], rays: Sequence[Tensor], seed: Tensor
+) -> RenderedRays:
+    field = FieldTensors(planes, params[:2], params[2:], SLOPE, 0.4)
+    near = torch.full((2, 33), 0.6, dtype=planes.dtype)
+    even = torch.linspace(0, 1, 5, dtype=planes.dtype)
+    seeds = RaySeeds(seed, 33, 0, True, 4, False)
+    tensors = RayTensors(*rays, near, near + 0.8, near, even, seeds=seeds)
+    return render(field, tensors, March())
+
+
+def test_compiles_as_one_op() -> None:
+    field = make_field()
+    params, seed = [*field.weights, *field.biases], torch.tensor([11])
+    inputs = [field.planes, *params]
+    compiled = torch.compile(_seeded, fullgraph=True, backend="aot_eager")
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            ours, expected = (
+                f(field.planes, params, list(make_rays()), seed) for f in (compiled, _seeded)
+            )
+        assert_close([x.detach() for x in ours], [x.detach() for x in expected], 1e-15)
+    grads = [torch.autograd.grad(x.features.square().sum(), inputs) for x in (ours, expected)]
+    assert_close(grads[0], grads[1], 1e-12)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_opcheck(recorded: bool) -> None:
+    field, rays = make_field(), _ray_tensors()
+    planes = field.planes.detach().movedim(2, 4).contiguous().requires_grad_(recorded)
+    params = [x.detach().clone().requires_grad_(recorded) for x in (*field.weights, *field.biases)]
+    numbers = [SLOPE, 0.4, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    flags = [False, False, False, False, recorded, True, False, False, False]
+    given = [planes.new_empty(0) if x is None else x for x in rays.tensors()]
+    sizes = [2, 0, 3, 0]
+    arguments = (planes, params, given, torch.tensor([3]), sizes, numbers, flags)
+    torch.library.opcheck(torch.ops.epigraf.render, arguments)
+
+
 def test_nothing_is_saved_without_a_gradient(device: torch.device) -> None:
     tensors, rays = make_field(device=device), make_rays(device=device)
     with torch.no_grad():
@@ -398,7 +512,11 @@ def _ray_tensors(batch: int = 2, count: int = 3, coarse: int = 4, fine: int = 2)
     )  # fmt: skip
 
 
+_SEED = RaySeeds(torch.tensor([1]), total=3, num_fine=2)
 WRONG = [
+    ({"seeds": _SEED}, ValueError, "comes as a tensor or from the seed, not both"),
+    ({"u": None, "seeds": replace(_SEED, first=1)}, ValueError, "rays 1 to 4 are not among"),
+    ({"u": None, "seeds": replace(_SEED, seed=torch.ones(1))}, ValueError, "must be one int64"),
     ({"far": torch.ones(2, 4)}, ValueError, "far must have shape [B, R] = [2, 3], got [2, 4]"),
     ({"far": torch.ones(2, 3)}, TypeError, "far must have the dtype of planes"),
     ({"near": torch.ones(3, 3)}, ValueError, "near must have shape [B, R] with B = 2"),
@@ -414,7 +532,7 @@ WRONG = [
 @pytest.mark.parametrize(("change", "error", "text"), WRONG)
 def test_wrong_rays_are_named(change: dict, error: type, text: str) -> None:
     with pytest.raises(error, match=re.escape(text)):
-        render(make_field(), replace(_ray_tensors(), **change), March(), _never)
+        render(make_field(), replace(_ray_tensors(), **change), March())
 
 
 def test_wrong_fields_are_named() -> None:
@@ -428,6 +546,6 @@ def test_wrong_fields_are_named() -> None:
     ]
     for wrong, text in cases:
         with pytest.raises(ValueError, match=re.escape(text)):
-            render(wrong, rays, March(), _never)
+            render(wrong, rays, March())
     with pytest.raises(RuntimeError, match="5 outputs, not 4"):
-        render(make_field((3, 5)), rays, March(), _never)
+        render(make_field((3, 5)), rays, March())

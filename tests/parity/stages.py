@@ -11,6 +11,7 @@ from torch import Tensor
 
 from epigraf.models.background import SphereBackground, inverse_sphere_points
 from epigraf.models.generator import Generator, View
+from epigraf.ops import use_reference
 from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment
 from epigraf.rendering.renderer import (
@@ -104,9 +105,12 @@ def _check_importance(recorded: _Recorded, report: Report, options: RenderOption
     u = recorded.draw("sample_pdf")
     if u is None:
         u = torch.linspace(0, 1, fine_z.shape[-1]).expand_as(fine_z)
-    ours = importance_t(z, recorded.scalars("coarse_weights"), u)
+    weights = recorded.scalars("coarse_weights")
+    with use_reference():  # which rounds as the official formulation does
+        report.compare("given/fine_z", importance_t(z, weights, u), fine_z)
     bin_width = float((z[..., 1:] - z[..., :-1]).max())
-    report.compare("given/fine_z", ours, fine_z, atol=_BIN_SHARE * bin_width)
+    native = importance_t(z, weights, u)
+    report.compare("given/fine_z (native)", native, fine_z, atol=_BIN_SHARE * bin_width)
     fine, coarse = recorded.samples("fine_mlp_out", 4), recorded.samples("coarse_mlp_out", 4)
     colors, raw, t = merge_samples(
         (fine[..., :3], fine[..., 3], fine_z), (coarse[..., :3], coarse[..., 3], z)

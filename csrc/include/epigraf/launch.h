@@ -264,6 +264,11 @@ void render_forward_cpu(const RenderForward<T>& params, int threads);
 template <typename T>
 void render_backward_cpu(const RenderBackward<T>& params, int threads);
 
+template <typename T>
+void decoder_forward_cpu(const DecoderForward<T>& params, int threads);
+template <typename T>
+void decoder_backward_cpu(const DecoderBackward<T>& params, int threads);
+
 // The instruction set that the running CPU selects: "x86-64-v4", "x86-64-v3" or "default".
 const char* cpu_instruction_set();
 // Whether the module was compiled with OpenMP.

@@ -39,15 +39,18 @@ EPIGRAF_HD T patch_place(T x, T scale, T offset) {
   return (x + T(1)) * scale - T(1) + T(2) * offset;
 }
 
-// (rays 4, 5): the unit direction in world coordinates through (x, y) of the image plane.
+// (rays 4, 5): the unit direction in world coordinates through (x, y) of the image plane. In the
+// order of torch's normalize and matmul, so that rays are those of the plain formulation: a draw at
+// the edge of an importance bin may turn on the last bit of a ray. (The CPU file is compiled
+// without contraction; the fused sum of squares is spelled out.)
 template <typename T>
 EPIGRAF_HD void ray_direction(const PatchCamera<T>& camera, T x, T y, T* direction) {
   const T z = -camera.focal;
-  const T scale = T(1) / std::sqrt(x * x + y * y + z * z);
-  const T u = x * scale, v = y * scale, w = z * scale;
+  const T length = std::sqrt(std::fma(z, z, std::fma(y, y, x * x)));
+  const T u = x / length, v = y / length, w = z / length;
   for (int i = 0; i < 3; ++i) {
     const T* row = camera.cam2world + 4 * i;
-    direction[i] = row[0] * u + row[1] * v + row[2] * w;
+    direction[i] = (row[0] * u + row[1] * v) + row[2] * w;
   }
 }
 

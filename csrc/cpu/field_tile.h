@@ -191,6 +191,28 @@ struct FieldTile {
     }
   }
 
+  // Calls the caches for the taps of points [first, last) of the next tile, line by line.
+  EPIGRAF_HD void call(int first, int last) const {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    const TriplaneShape& s = field.shape;
+    const int64_t pixels = s.pixel_stride + s.channels;
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      for (int p = first; p < last; ++p) {
+        const T* tap = planes + next->corner[plane][p];
+        for (int64_t k = 0; k < pixels; k += kLine) {
+          __builtin_prefetch(tap + k);
+          __builtin_prefetch(tap + s.row_stride + k);
+        }
+      }
+    }
+  }
+
+  // The share of outputs [first, first + count) of `all` in the calls: spread over the decoder's
+  // work, none of them waits for a free line buffer.
+  EPIGRAF_HD void call_share(int64_t first, int64_t count, int64_t all) const {
+    call(static_cast<int>(first * kPoints / all), static_cast<int>((first + count) * kPoints / all));
+  }
+
   // (decoder 2-4): all layers, from rows[0] to rows[layers].
   EPIGRAF_HD void decode() {
     const DecoderLayers<T>& d = field.decoder;
@@ -200,6 +222,7 @@ struct FieldTile {
       for_blocks<kOutBlock>(d.widths[i + 1], [&](auto block, int64_t o) EPIGRAF_INLINE_LAMBDA {
         constexpr int kOut = decltype(block)::value;
         V sum[kOut][kVectors];
+        if (i == 0) call_share(o, kOut, d.widths[1]);
         multiply_block<kOut>(d.weights[i] + o * in, d.biases[i] + o, in, rows[i], sum);
         EPIGRAF_UNROLL
         for (int k = 0; k < kOut; ++k) {
@@ -226,16 +249,6 @@ struct FieldTile {
                 {s.plane_stride, s.row_stride, s.pixel_stride},
                 {2 * s.plane_stride, s.row_stride, s.pixel_stride}},
                fits);
-    EPIGRAF_UNROLL
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      for (int p = 0; p < kPoints; ++p) {
-        const T* tap = planes + next->corner[plane][p];
-        __builtin_prefetch(tap);
-        __builtin_prefetch(tap + s.pixel_stride);
-        __builtin_prefetch(tap + s.row_stride);
-        __builtin_prefetch(tap + s.row_stride + s.pixel_stride);
-      }
-    }
   }
 
   // The tile that was aimed at becomes the present one.

@@ -1,5 +1,5 @@
 // The field at a tile of points, lanes over points: look-up, decoder, and the gradients of both.
-// One tile is two vectors wide; its activations stay in the first-level cache.
+// One tile is one or two vectors wide; its activations stay in the first-level cache.
 //
 // Legend: P points of a tile, C plane channels, I inputs and O outputs of a layer. Rows of
 // activations are [width][P]; "turned" ones are [P][width], rounded up to whole vectors.
@@ -21,7 +21,8 @@ struct FieldTile {
   using V = typename S::Vector;
   using Taps = TileTaps<T, kBytes>;
   static constexpr int kLanes = S::kLanes, kVectors = Taps::kVectors, kPoints = Taps::kPoints;
-  static constexpr int kOutBlock = kBytes == 64 ? 8 : 4;
+  static constexpr int kOutBlock = kBytes == 64 ? 16 : 4;  // times kVectors registers of sums
+  static constexpr int kGradBlock = kBytes == 64 ? 8 : 4;  // times two
   static constexpr int kFoldTiles = 16;
 
   const RenderField<T>& field;
@@ -210,7 +211,8 @@ struct FieldTile {
   // The share of outputs [first, first + count) of `all` in the calls: spread over the decoder's
   // work, none of them waits for a free line buffer.
   EPIGRAF_HD void call_share(int64_t first, int64_t count, int64_t all) const {
-    call(static_cast<int>(first * kPoints / all), static_cast<int>((first + count) * kPoints / all));
+    call(static_cast<int>(first * kPoints / all),
+         static_cast<int>((first + count) * kPoints / all));
   }
 
   // (decoder 2-4): all layers, from rows[0] to rows[layers].
@@ -268,7 +270,7 @@ struct FieldTile {
   // (decoder 6): adds grad [O][P] x^T to the layer's sums; x turned is [P][I].
   EPIGRAF_HD void add_weight_grad(int layer, const T* grad, const T* x) {
     const int64_t stride = whole(width(layer));
-    for_blocks<kOutBlock>(width(layer + 1), [&](auto block, int64_t o) EPIGRAF_INLINE_LAMBDA {
+    for_blocks<kGradBlock>(width(layer + 1), [&](auto block, int64_t o) EPIGRAF_INLINE_LAMBDA {
       constexpr int kOut = decltype(block)::value;
       for_blocks<2>(stride / kLanes, [&](auto parts, int64_t first) EPIGRAF_INLINE_LAMBDA {
         constexpr int kParts = decltype(parts)::value;

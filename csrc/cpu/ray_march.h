@@ -9,6 +9,7 @@
 
 #include "arena.h"
 #include "epigraf/render.h"
+#include "philox_blocks.h"
 #include "ray_order.h"
 #include "simd.h"
 
@@ -58,7 +59,7 @@ struct RayMarch {
                                int64_t ray, int64_t count) const {
     if (given) return given + ray * stride;
     if (!seeded) return nullptr;
-    fill_random(stream, ray, count, [](const uint32_t(&words)[4], T* to) EPIGRAF_INLINE_LAMBDA {
+    fill_random(stream, ray, count, [](const uint32_t (&words)[4], T* to) EPIGRAF_INLINE_LAMBDA {
       for (int i = 0; i < 4; ++i) to[i] = philox_unit<T>(words[i]);
     });
     return random;
@@ -68,7 +69,7 @@ struct RayMarch {
                               int64_t count) const {
     if (given) return given + ray * count;
     if (!seeded) return nullptr;
-    fill_random(stream, ray, count, [](const uint32_t(&words)[4], T* to) EPIGRAF_INLINE_LAMBDA {
+    fill_random(stream, ray, count, [](const uint32_t (&words)[4], T* to) EPIGRAF_INLINE_LAMBDA {
       philox_normal_pair(words[0], words[1], to[0], to[1]);
       philox_normal_pair(words[2], words[3], to[2], to[3]);
     });
@@ -78,22 +79,18 @@ struct RayMarch {
   // Four numbers a block, a few blocks side by side; a row may begin within one.
   template <typename Numbers>
   EPIGRAF_HD void fill_random(uint32_t stream, int64_t ray, int64_t count, Numbers numbers) const {
-    constexpr int kBlocks = 16;
+    using Blocks = PhiloxBlocks<kBytes>;
     const uint64_t begin = rays.place_in_stream(ray) * static_cast<uint64_t>(count);
     const int64_t skipped = static_cast<int64_t>(begin % 4);
-    for (int64_t k = -skipped; k < count; k += 4 * kBlocks) {
-      const uint64_t first = (begin + k) / 4;
-      uint32_t words[4][kBlocks];
-      EPIGRAF_SIMD
-      for (int i = 0; i < kBlocks; ++i) {
-        const PhiloxBlock block = philox_block(rays.seeds.seed, stream, first + i);
-        for (int w = 0; w < 4; ++w) words[w][i] = block.words[w];
+    for (int64_t k = -skipped; k < count; k += 4 * Blocks::kCount) {
+      const Blocks blocks(rays.seeds.seed, stream, (begin + k) / 4);
+      T some[4 * Blocks::kCount];
+      EPIGRAF_UNROLL
+      for (int i = 0; i < Blocks::kCount; ++i) {
+        numbers({blocks.word(0, i), blocks.word(1, i), blocks.word(2, i), blocks.word(3, i)},
+                some + 4 * i);
       }
-      T some[4 * kBlocks];
-      for (int i = 0; i < kBlocks; ++i) {
-        numbers({words[0][i], words[1][i], words[2][i], words[3][i]}, some + 4 * i);
-      }
-      const int64_t from = std::max<int64_t>(k, 0), to = std::min(k + 4 * kBlocks, count);
+      const int64_t from = std::max<int64_t>(k, 0), to = std::min(k + 4 * Blocks::kCount, count);
       std::copy(some + (from - k), some + (to - k), random + from);
     }
   }

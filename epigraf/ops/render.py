@@ -198,7 +198,10 @@ def _why_not_on_gpu(field: FieldTensors, samples: tuple[int, int]) -> str:
     if not _native.core().cuda_compiled():
         return "epigraf._C was built without CUDA"
     if len(field.weights) != 2:
-        return f"on a GPU the decoder must have two layers, not {len(field.weights)}"
+        return (
+            f"on a GPU the decoder must have two layers, not {len(field.weights)} "
+            "(the kernel never holds a whole hidden layer: docs/math/render.md)"
+        )
     hidden, channels = field.weights[0].shape
     double = field.planes.dtype == torch.float64
     needed = _native.core().render_shared_bytes(channels, hidden, *samples, double)

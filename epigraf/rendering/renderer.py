@@ -9,7 +9,6 @@ section 5.2; pi-GAN and EpiGRAF for the integrator's conventions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -150,24 +149,37 @@ def render_rays(
     """
     noise = draw_noise(rays.directions, options, draws)
     fused = trace is None and not fused_reason(field, rays, options)
-    march = _march_fused if fused else _march
-    reference = options.backend is RenderBackend.REFERENCE
     count, chunk = rays.directions.shape[1], options.max_rays
     if fused and chunk is not None:  # it needs no memory, but Ctrl-C must get a word in
         chunk = max(chunk, _FUSED_RAYS)
-    with use_reference() if reference else nullcontext():
-        if trace is not None or chunk is None or count <= chunk:
-            return march(field, rays, options, noise, trace)
-        parts = [
-            march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s))
-            for s in ray_chunks(count, max(chunk, 1))
-        ]
+    march = _march_fused if fused else _march
+    if options.backend is RenderBackend.REFERENCE:
+        march = _march_reference
+    if trace is not None or chunk is None or count <= chunk:
+        return march(field, rays, options, noise, trace)
+    parts = [
+        march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s))
+        for s in ray_chunks(count, max(chunk, 1))
+    ]
     return Rendered(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
 
 def ray_chunks(count: int, size: int) -> Iterator[slice]:
     """Slices of at most ``size`` that cover ``count`` rays."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _march_reference(
+    field: Field,
+    rays: Rays,
+    options: RenderOptions,
+    noise: RayNoise,
+    trace: Trace | None = None,
+) -> Rendered:
+    """Plain torch, but for the random numbers: the core draws the same ones, far sooner."""
+    noise = noise.drawn(rays.directions[..., 0], options)
+    with use_reference():
+        return _march(field, rays, options, noise, trace)
 
 
 def _march(
@@ -218,8 +230,6 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
         return "the field is more than planes and a decoder (posenc, view conditioning)"
-    if options.early_stop_eps > 0 and rays.origins.device.type != "cpu":
-        return "render.early_stop_eps: the fused renderer stops early on a CPU only"
     moving = rays.origins.requires_grad or rays.directions.requires_grad
     return why_not(tensors, moving, (options.num_coarse, options.num_fine))
 

@@ -17,7 +17,7 @@ struct PhiloxBlocks {
   // (philox 1, 2): blocks first, first + 1, ...
   EPIGRAF_HD PhiloxBlocks(uint64_t seed, uint32_t stream, uint64_t first) {
     constexpr Word kLow = 0xFFFFFFFFu;
-    Words index;
+    Words index{};
     for (int i = 0; i < kCount; ++i) index[i] = first + static_cast<uint64_t>(i);
     Words c0 = index & kLow, c1 = index >> 32, c2 = Words{} + stream, c3{};
     uint32_t a = static_cast<uint32_t>(seed), b = static_cast<uint32_t>(seed >> 32);

@@ -64,7 +64,7 @@ struct RayOrder {
   EPIGRAF_HD IntVector rank(int64_t first) const {
     const V x = S::load(numbers + first);
     const int64_t end = std::min(first + kLanes, fine);
-    IntVector total{}, lane;
+    IntVector total{}, lane{};
     for (int i = 0; i < kLanes; ++i) lane[i] = static_cast<Int>(i);
     for (int64_t k = 0; k < first; ++k) {
       total = choose(S::splat(numbers[k]) <= x, total + 1, total);
@@ -92,7 +92,7 @@ struct RayOrder {
     const IntVector above = count_below(cdf, coarse - 1, u);
     const IntVector from = choose(above > 0, above - 1, above);
     const IntVector to = choose(above > end, IntVector{} + end, above);
-    V low, high, middle_low, middle_high;
+    V low{}, high{}, middle_low{}, middle_high{};
     EPIGRAF_UNROLL
     for (int i = 0; i < kLanes; ++i) {
       low[i] = cdf[from[i]];

@@ -386,8 +386,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_has_openmp", &epigraf::cpu_has_openmp);
 #if defined(EPIGRAF_WITH_CUDA)
   m.def("cuda_device_count", &epigraf::cuda_device_count);
+  m.attr("CUDA_ARCHS") = EPIGRAF_CUDA_ARCHS;  // "75-real 80-real 90": the last one also as PTX
 #else
   m.def("cuda_device_count", [] { return 0; });
+  m.attr("CUDA_ARCHS") = "";
 #endif
 
   py::class_<Launch>(m, "Launch")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from epigraf.ops.composite import Composite, check_composite
+from epigraf.ops.occupancy import Intervals, OccupancyGrid, grid_from_binaries
 from epigraf.optional import Optional, import_optional
 
 INSTALL = "pip install nerfacc"
@@ -109,3 +110,72 @@ def composite_nerfacc(
         light[:, -1].view(batch, rays),
         opacity.view(batch, rays),
     )
+
+
+def grid_to_estimator(grid: OccupancyGrid) -> Any:
+    """nerfacc's OccGridEstimator of one level, with the cells of a grid of one scene.
+
+    Its `occs` are 1 where a cell is occupied and 0 elsewhere, so that its own updates go on from
+    there.
+    Raises ValueError for more scenes than one, RuntimeError where nerfacc is not installed.
+    """
+    nerfacc: Any = nerfacc_module()
+    if len(grid) != 1:
+        raise ValueError(
+            f"grid_to_estimator: nerfacc knows one scene, and the grid has {len(grid)}; "
+            "take grid.scene(index)"
+        )
+    aabb = grid.aabbs[0].cpu()
+    estimator = nerfacc.OccGridEstimator(aabb, resolution=grid.resolution, levels=1)
+    estimator.to(grid.words.device)
+    estimator.binaries.copy_(grid.binaries)
+    estimator.occs.copy_(grid.binaries.flatten().to(estimator.occs.dtype))
+    return estimator
+
+
+def grid_from_estimator(estimator: Any) -> OccupancyGrid:
+    """The grid of one scene that an OccGridEstimator holds.
+
+    Raises ValueError where it is not one cube about the origin with equal, even edges.
+    """
+    sizes, corners = estimator.resolution.tolist(), estimator.aabbs[0].tolist()
+    half = corners[3]
+    if len(estimator.aabbs) != 1 or len(set(sizes)) != 1 or corners != [-half] * 3 + [half] * 3:
+        raise ValueError(
+            "grid_from_estimator: the estimator must have one level, equal edges and a cube about "
+            f"the origin, got {len(estimator.aabbs)} levels, {sizes} cells and {corners}"
+        )
+    return grid_from_binaries(estimator.binaries, half)
+
+
+def sample_occupied(
+    grid: OccupancyGrid,
+    rays_o: Tensor,
+    rays_d: Tensor,
+    near: Tensor,
+    far: Tensor,
+    render_step_size: float,
+) -> Intervals:
+    """The pieces of rays in occupied cells, by nerfacc's own traversal (CUDA), scene by scene.
+
+    Arguments and result as of `ops.occupancy.traverse_grid`; its pieces start at multiples of the
+    step from the near plane, ours at the border of a cell.
+    Raises RuntimeError where its CUDA extension is not compiled.
+    """
+    if reason := why_no_traversal():
+        raise RuntimeError(f"nerfacc: {reason}; use --set render.sampler=occupancy")
+    found = []
+    for index in range(len(grid)):
+        estimator = grid_to_estimator(grid.scene(index))
+        rays, starts, ends = estimator.sampling(
+            rays_o[index],
+            rays_d[index],
+            t_min=near[index],
+            t_max=far[index],
+            render_step_size=render_step_size,
+            early_stop_eps=0.0,
+        )
+        found.append((rays.long() + index * rays_o.shape[1], starts, ends))
+    indices, starts, ends = (torch.cat(parts) for parts in zip(*found, strict=True))
+    counts = torch.bincount(indices, minlength=rays_o.shape[0] * rays_o.shape[1])
+    return Intervals(indices, starts, ends, torch.stack([counts.cumsum(0) - counts, counts], 1))

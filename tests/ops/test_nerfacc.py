@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from epigraf.ops import composite
 from epigraf.ops import nerfacc as engine
+from epigraf.ops.occupancy import grid_from_binaries, traverse_grid
 
 needs_nerfacc = pytest.mark.skipif(bool(engine.why_not_nerfacc()), reason=engine.why_not_nerfacc())
 
@@ -93,3 +94,65 @@ def test_its_traversal_is_never_compiled_behind_the_back(monkeypatch: pytest.Mon
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert "never starts a compilation" in (engine.why_no_traversal() or "")
     assert not list(tmp_path.iterdir())
+
+
+def grid(seed: int, scenes: int = 1):
+    generator = torch.Generator().manual_seed(seed)
+    return grid_from_binaries(torch.rand(scenes, 32, 32, 32, generator=generator) < 0.02, 0.25)
+
+
+@needs_nerfacc
+def test_a_grid_becomes_an_estimator_and_comes_back():
+    ours = grid(0)
+    estimator = engine.grid_to_estimator(ours)
+    assert torch.equal(estimator.binaries[0], ours.binaries[0])
+    assert estimator.aabbs.tolist() == [[-0.25] * 3 + [0.25] * 3]
+    again = engine.grid_from_estimator(estimator)
+    assert torch.equal(again.words, ours.words)
+    assert (again.resolution, again.half_edge) == (32, 0.25)
+    state = estimator.state_dict()  # what a user of nerfacc saves
+    assert state["binaries"].sum() == ours.binaries.sum() == state["occs"].sum()
+
+
+@needs_nerfacc
+def test_grids_that_do_not_fit_are_refused():
+    import nerfacc
+
+    with pytest.raises(ValueError, match=r"knows one scene, and the grid has 2"):
+        engine.grid_to_estimator(grid(0, scenes=2))
+    with pytest.raises(ValueError, match="one level, equal edges and a cube about the origin"):
+        engine.grid_from_estimator(nerfacc.OccGridEstimator([-1, -1, -1, 1, 1, 2.0], 32))
+    with pytest.raises(ValueError, match="got 2 levels"):
+        engine.grid_from_estimator(nerfacc.OccGridEstimator([-1, -1, -1, 1, 1, 1.0], 32, levels=2))
+
+
+@needs_nerfacc
+def test_its_traversal_scene_by_scene_is_packed_as_ours(monkeypatch: pytest.MonkeyPatch):
+    """nerfacc's kernel is replaced by our traversal: what is left is the packing."""
+    import nerfacc
+
+    ours = grid(1, scenes=2)
+    origins = torch.tensor([[-1.0, 0.02, 0.03]]).expand(2, 20, 3).contiguous()
+    aims = torch.rand(2, 20, 3, generator=torch.Generator().manual_seed(2)) * 0.4 - 0.2
+    directions = torch.nn.functional.normalize(aims - origins, dim=-1)
+    near, far = torch.full((2, 20), 0.5), torch.full((2, 20), 1.5)
+
+    def sampling(self, rays_o, rays_d, *, t_min, t_max, render_step_size, early_stop_eps):
+        assert early_stop_eps == 0
+        one = engine.grid_from_estimator(self)
+        found = traverse_grid(one, rays_o[None], rays_d[None], t_min[None], t_max[None],
+                              render_step_size)  # fmt: skip
+        return found.ray_indices, found.t_starts, found.t_ends
+
+    monkeypatch.setattr(nerfacc.OccGridEstimator, "sampling", sampling)
+    monkeypatch.setattr(engine, "why_no_traversal", lambda: "")
+    found = engine.sample_occupied(ours, origins, directions, near, far, 0.01)
+    expected = traverse_grid(ours, origins, directions, near, far, 0.01)
+    for mine, other in zip(expected, found, strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_without_its_kernels_the_traversal_is_an_error():
+    rays = torch.zeros(1, 1, 3)
+    with pytest.raises(RuntimeError, match=r"nerfacc: .*render\.sampler=occupancy"):
+        engine.sample_occupied(grid(0), rays, rays, rays[..., 0], rays[..., 0], 0.1)

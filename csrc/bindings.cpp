@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 4;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 5;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -313,6 +313,62 @@ void patch_rays(const Launch& launch, const std::array<int64_t, 4>& sizes,
   dispatch(launch, params, epigraf::patch_rays_cpu<T>, EPIGRAF_CUDA_LAUNCHER(patch_rays_cuda<T>));
 }
 
+// tensors: corners, centres, dense, words.
+template <typename T>
+void occupancy_build(const Launch& launch, const std::array<int64_t, 2>& sizes, double threshold,
+                     const std::array<uintptr_t, 4>& tensors) {
+  const epigraf::OccupancyBuild<T> p{sizes[0],
+                                     sizes[1],
+                                     pointer<const T>(tensors[0]),
+                                     pointer<const T>(tensors[1]),
+                                     static_cast<T>(threshold),
+                                     pointer<uint32_t>(tensors[2]),
+                                     pointer<uint32_t>(tensors[3])};
+  dispatch(launch, p, epigraf::occupancy_build_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(occupancy_build_cuda<T>));
+}
+
+// sizes: B, R, G; numbers: half_edge, step; inputs: words, origins, directions, near, far; outputs:
+// offsets (or 0), counts, ray_indices, t_starts, t_ends.
+template <typename T>
+void occupancy_traverse(const Launch& launch, const std::array<int64_t, 3>& sizes,
+                        const std::array<double, 2>& numbers,
+                        const std::array<uintptr_t, 5>& inputs,
+                        const std::array<uintptr_t, 5>& outputs) {
+  const epigraf::OccupancyTraverse<T> p{sizes[0],
+                                        sizes[1],
+                                        sizes[2],
+                                        static_cast<T>(numbers[0]),
+                                        static_cast<T>(numbers[1]),
+                                        pointer<const uint32_t>(inputs[0]),
+                                        pointer<const T>(inputs[1]),
+                                        pointer<const T>(inputs[2]),
+                                        pointer<const T>(inputs[3]),
+                                        pointer<const T>(inputs[4]),
+                                        pointer<const int64_t>(outputs[0]),
+                                        pointer<int64_t>(outputs[1]),
+                                        pointer<int64_t>(outputs[2]),
+                                        pointer<T>(outputs[3]),
+                                        pointer<T>(outputs[4])};
+  dispatch(launch, p, epigraf::occupancy_traverse_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(occupancy_traverse_cuda<T>));
+}
+
+// sizes: B, P, G; tensors: words, coords, occupied.
+template <typename T>
+void occupancy_lookup(const Launch& launch, const std::array<int64_t, 3>& sizes, double half_edge,
+                      const std::array<uintptr_t, 3>& tensors) {
+  const epigraf::OccupancyLookup<T> p{sizes[0],
+                                      sizes[1],
+                                      sizes[2],
+                                      static_cast<T>(half_edge),
+                                      pointer<const uint32_t>(tensors[0]),
+                                      pointer<const T>(tensors[1]),
+                                      pointer<uint8_t>(tensors[2])};
+  dispatch(launch, p, epigraf::occupancy_lookup_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(occupancy_lookup_cuda<T>));
+}
+
 // widths: of the decoder: input, hidden ..., outputs; params: weights, then biases.
 template <typename T>
 epigraf::DecoderLayers<T> decoder_layers(const std::vector<int64_t>& widths,
@@ -389,8 +445,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("fma_loop", &epigraf::fma_loop, py::call_guard<py::gil_scoped_release>());
 #if defined(EPIGRAF_WITH_CUDA)
   m.def("cuda_device_count", &epigraf::cuda_device_count);
+  m.attr("CUDA_ARCHS") = EPIGRAF_CUDA_ARCHS;  // "75-real 80-real 90": the last one also as PTX
 #else
   m.def("cuda_device_count", [] { return 0; });
+  m.attr("CUDA_ARCHS") = "";
 #endif
 
   py::class_<Launch>(m, "Launch")
@@ -493,6 +551,21 @@ PYBIND11_MODULE(_C, m) {
            const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
           EPIGRAF_BY_TYPE(patch_rays, launch, sizes, inputs, outputs);
         });
+  // For the sizes and tensors of these three see the functions of their names.
+  m.def("occupancy_build", [](const Launch& launch, const std::array<int64_t, 2>& sizes,
+                              double threshold, const std::array<uintptr_t, 4>& tensors) {
+    EPIGRAF_BY_TYPE(occupancy_build, launch, sizes, threshold, tensors);
+  });
+  m.def("occupancy_traverse",
+        [](const Launch& launch, const std::array<int64_t, 3>& sizes,
+           const std::array<double, 2>& numbers, const std::array<uintptr_t, 5>& inputs,
+           const std::array<uintptr_t, 5>& outputs) {
+          EPIGRAF_BY_TYPE(occupancy_traverse, launch, sizes, numbers, inputs, outputs);
+        });
+  m.def("occupancy_lookup", [](const Launch& launch, const std::array<int64_t, 3>& sizes,
+                               double half_edge, const std::array<uintptr_t, 3>& tensors) {
+    EPIGRAF_BY_TYPE(occupancy_lookup, launch, sizes, half_edge, tensors);
+  });
   // params: weights, then biases; tensors: features, rest, last.
   m.def("decoder_forward",
         [](const Launch& launch, const std::vector<int64_t>& widths, double slope, int64_t points,

@@ -48,6 +48,20 @@ class RenderBackend(Enum):
     REFERENCE = "reference"
 
 
+class Compositor(Enum):
+    """What turns densities into weights: the native op, or nerfacc's batched functions."""
+
+    NATIVE = "native"
+    NERFACC = "nerfacc"
+
+
+class DecoderEngine(Enum):
+    """What evaluates the decoder: the native op, or tiny-cuda-nn's FullyFusedMLP (CUDA, half)."""
+
+    NATIVE = "native"
+    TINYCUDANN = "tinycudann"
+
+
 class BackgroundType(Enum):
     """Background models: an inverse-sphere radiance field (NeRF++) or a plane image."""
 
@@ -328,3 +342,10 @@ class RenderConfig(Section):
     backend: RenderBackend = RenderBackend.FUSED
     # ours: in inference rays end where less than this share of their light is left; 0 = never
     early_stop_eps: float = Field(default=0.0, ge=0, lt=1)
+    compositor: Compositor = Compositor.NATIVE  # ours
+
+
+class DecoderConfig(Section):
+    """Ours: how the decoder is evaluated."""
+
+    engine: DecoderEngine = DecoderEngine.NATIVE

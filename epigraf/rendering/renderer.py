@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epigraf.config import ClampMode, LastInterval, RenderBackend
+from epigraf.config import ClampMode, Compositor, LastInterval, RenderBackend
 from epigraf.ops import use_reference
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.importance import importance_t, merge_samples
+from epigraf.ops.nerfacc import composite_nerfacc
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
@@ -99,6 +100,7 @@ class RenderOptions:
     the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
     REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
     may leave out what lies behind a transmittance below it (features within eps max|colour|).
+    ``compositor`` NERFACC integrates samples by nerfacc instead of the native op.
     ``row_length`` is that of the picture whose rows the rays are, or 0: speed depends on it only.
     """
 
@@ -120,6 +122,7 @@ class RenderOptions:
     backend: RenderBackend = RenderBackend.FUSED
     early_stop_eps: float = 0.0
     row_length: int = 0
+    compositor: Compositor = Compositor.NATIVE
 
     def __post_init__(self) -> None:
         if self.num_coarse < 2 or (self.num_fine > 0 and self.num_coarse < 3):
@@ -227,9 +230,14 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     """Why the fused renderer does not run on this field here and now; empty where it does."""
     if options.backend is not RenderBackend.FUSED:
         return f"render.backend={options.backend.value}"
+    if options.compositor is not Compositor.NATIVE:
+        return f"render.compositor={options.compositor.value}"
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
-        return "the field is more than planes and a decoder (posenc, view conditioning)"
+        return (
+            "the field is more than planes and a native decoder (posenc, view conditioning, "
+            "decoder.engine)"
+        )
     moving = rays.origins.requires_grad or rays.directions.requires_grad
     return why_not(tensors, moving, (options.num_coarse, options.num_fine))
 
@@ -326,7 +334,8 @@ def integrate_samples(
     """
     sigma = activate_density(raw, options, noise)
     last = _last_delta(t, segment, options)
-    return composite(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
+    run = composite_nerfacc if options.compositor is Compositor.NERFACC else composite
+    return run(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
 
 
 def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float | Tensor:

@@ -134,7 +134,6 @@ def build_state(
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
     loss, mode = cfg.model.loss_kwargs, cfg.training.augment.mode
     pl_interval = loss.pl_interval if loss.pl_weight > 0 else None
-    r1_interval = cfg.training.r1_interval if cfg.gamma > 0 else None
     augment = None if mode is AugmentMode.NOAUG else AugmentPipe(cfg.training.augment.probs)
     return State(
         cfg=cfg,
@@ -142,7 +141,7 @@ def build_state(
         discriminator=discriminator,
         ema=ema,
         optimiser_g=_adam(generator, cfg.model.generator.optim, pl_interval),
-        optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, r1_interval),
+        optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, cfg.lazy_r1_interval),
         augment=augment.to(device) if augment is not None else None,
         draws=RandomDraws(seed, device),
         sampler=InfiniteSampler(num_items, seed),

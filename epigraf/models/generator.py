@@ -163,8 +163,9 @@ class Generator(nn.Module):
         """Render ws [B, num_ws, w_dim] from camera_angles [B, 3] (radians; roll is ignored).
 
         With more cameras than styles, [B V, 3], each object is seen by V neighbouring ones, and the
-        backbone runs once for them; the image is [B V, 3, h, w]. The pitch is clamped to [1e-5, pi - 1e-5] in a copy. ``planes`` saves the backbone where
-        they are known already; ``trace`` receives the intermediate tensors.
+        backbone runs once for them; the image is [B V, 3, h, w]. The pitch is clamped to
+        [1e-5, pi - 1e-5] in a copy. ``planes`` saves the backbone where they are known already;
+        ``trace`` receives the intermediate tensors.
 
         Raises:
             ValueError: ``bg_only`` without a background model, or shapes that do not fit.

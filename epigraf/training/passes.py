@@ -1,7 +1,8 @@
 """Forward and backward passes of the objective: render, show, score, differentiate.
 
-Legend: B batch, N objects (latents; B unless each is seen several times), C channels, H W image size, r patch side, L styles. Angles: (yaw, pitch, roll) in
-radians. Every pass draws its own latents, patches and noise from the run's `draws`.
+Legend: B batch, N objects (latents; B unless each is seen several times), C channels, H W image
+size, r patch side, L styles. Angles: (yaw, pitch, roll) in radians. Every pass draws its own
+latents, patches and noise from the run's `draws`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Fakes:
-    """Rendered patches [B, 3, r, r], styles [N, L, W] of the objects and all that D is told of them."""
+    """Rendered patches [B, 3, r, r], the objects' styles [N, L, W] and all that D is told."""
 
     images: Tensor
     ws: Tensor
@@ -116,7 +117,8 @@ def render_fakes(
     view = View(
         patch=patch,
         density_noise_std=schedule.density_noise_std,
-        max_rays=len(inputs.angles) * state.cfg.train_resolution**2,  # in one go, with or without gradients
+        max_rays=len(inputs.angles)
+        * state.cfg.train_resolution**2,  # in one go, with or without gradients
         second_order=second_order,
     )
     image = generator.synthesis(
@@ -135,10 +137,7 @@ def _cut_reals(
     state: State, reals: Batch, schedule: Schedule, fakes: Fakes | None = None
 ) -> tuple[Tensor, PatchParams | None]:
     """Patches of real images: fresh ones, or those of the fakes that they are paired with."""
-    if fakes is None:
-        patch = _draw_patch(state, len(reals.images), schedule)
-    else:
-        patch = fakes.patch
+    patch = _draw_patch(state, len(reals.images), schedule) if fakes is None else fakes.patch
     if patch is None:
         return reals.images, None
     return extract_patches(reals.images, patch, state.cfg.training.patch.resolution), patch
@@ -248,9 +247,7 @@ def _paired_discriminator_pass(
     return Pass(numbers, [fake, real])
 
 
-def _penalties(
-    state: State, real: Judged, fake: Judged | None
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _penalties(state: State, real: Judged, fake: Judged | None) -> tuple[Tensor, dict[str, Tensor]]:
     """gamma/2 times R1 (and R2, given fakes) [B], and the numbers to report."""
     total = losses.gradient_penalty(real.logits, real.images)
     numbers = {"Loss/D/r1_penalty": total.detach()}

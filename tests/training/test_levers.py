@@ -217,10 +217,12 @@ def test_r3gan_phases_and_learning_rate(small_config: Config, small_data: Path) 
         changes = ["training.loss=r3gan", f"training.r1_interval={interval}"]
         state, dataset = _begin(small_config.with_overrides(changes), small_data)
         seen: list[Phase] = []
+
+        def look(phase: Phase, _: list[Pass], seen: list[Phase] = seen) -> None:
+            seen.append(phase)
+
         for _ in range(2):
-            numbers = train_step(
-                state, DatasetSource(state, dataset), lambda phase, _: seen.append(phase)
-            )
+            numbers = train_step(state, DatasetSource(state, dataset), look)
         assert len(seen) == phases
         assert state.optimiser_d.param_groups[0]["lr"] == pytest.approx(lr)
         assert all(math.isfinite(value) for value in numbers.values())

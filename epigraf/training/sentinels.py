@@ -166,7 +166,7 @@ class Sentinels:
     def _judge(self, counters: Counters, name: str, value: float) -> list[Verdict]:
         watch, kind = getattr(self.cfg, name), KINDS[name]
         beyond = kind.is_beyond(value, watch.threshold)
-        often = f" {watch.patience} times in a row" if watch.patience > 1 else ""
+        often = f", {watch.patience} times in a row" if watch.patience > 1 else ""
         line = (
             f"{kind.what} {value:.3g}, {'below' if kind.low else 'above'} {watch.threshold:g}"
             f"{often}; {kind.remedy}"
@@ -183,8 +183,10 @@ class Sentinels:
         strikes = counters.strikes.get(name, 0)
         if beyond:
             counters.strikes[name] = strikes + 1
-            raised = strikes + 1 == patience
-            return [Verdict(name, self._action(name), line)] if raised else []
+            action = self._action(name)
+            # a warning is said once; a run that goes on all the same was resumed with new actions
+            raised = strikes + 1 >= patience if action in ACTING else strikes + 1 == patience
+            return [Verdict(name, action, line)] if raised else []
         counters.strikes.pop(name, None)
         if strikes < patience:
             return []

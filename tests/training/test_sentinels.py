@@ -82,10 +82,21 @@ def test_numbers_of_a_tick_raise_after_their_patience_and_once(
     assert [len(v) for v in verdicts] == [0, 0, 1, 0, 0]
     (verdict,) = verdicts[2]
     assert verdict.name == name
-    assert "3 times in a row; " in verdict.line
+    assert ", 3 times in a row; " in verdict.line
     assert "training.gamma" in verdict.line  # the remedy
     (cleared,) = _tick(watch, state)
     assert cleared.line == f"sentinel {name}: all is well again"
+
+
+def test_a_run_resumed_with_a_sterner_action_is_stopped(
+    state_and_probe: tuple[State, Probe],
+) -> None:
+    state, probe = state_and_probe
+    for _ in range(4):
+        _tick(_watching(state, probe), state, Gradient__Gmain=5000.0)
+    assert state.counters.strikes == {"gradients": 4}
+    stern = _watching(state, probe, "sentinels.gradients.action=stop")
+    assert [v.name for v in _tick(stern, state, Gradient__Gmain=5000.0)] == ["gradients"]
 
 
 def test_share_of_right_signs_by_hand(state_and_probe: tuple[State, Probe]) -> None:

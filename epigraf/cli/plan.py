@@ -14,6 +14,7 @@ from epigraf.errors import EpigrafError
 
 if TYPE_CHECKING:
     from epigraf.benchmarks.result import Result
+    from epigraf.config import Config
     from epigraf.training.plan import Gpu, Measured, Plan
 
 RESULTS = Path("bench-results")
@@ -72,7 +73,7 @@ def plan(
         raise EpigrafError(
             f"--gpus {gpus}: must divide training.batch_size {cfg.training.batch_size}"
         )
-    measured = _measured(bench, gpu)
+    measured = _named(bench, gpu) if bench is not None else _newest(cfg, gpu)
     device = GPUS[gpu.value] if gpu is not None else _gpu_of(measured)
     made = make_plan(cfg, device, gpus, measured)
     if as_json:
@@ -96,35 +97,44 @@ def _is_called(machine: str, gpu: str) -> bool:
     return gpu.lower() in machine.lower().replace(" ", "")
 
 
-def _measured(path: Path | None, gpu: GpuName | None) -> Measured | None:
-    """The measured step to go by: that of a file, or the newest of the device in question."""
+def _named(path: Path, gpu: GpuName | None) -> Measured:
+    """The measured step of a file."""
     from epigraf.benchmarks.result import read_result
 
-    if path is not None:
-        result = read_result(path)
-        if result.suite != "step" or not result.rows:
-            raise EpigrafError(f"{path}: not a result of `epigraf bench step`")
-        if gpu is not None and not _is_called(result.machine, gpu.value):
-            raise EpigrafError(
-                f"{path}: was measured on {result.machine}, not on {gpu.value}; leave out --gpu"
-            )
-        return _step_of(result, path)
-    found = [(r, p) for p in sorted(RESULTS.glob("*_step.json")) if (r := _usable(p, gpu))]
-    return _step_of(*max(found, key=lambda pair: pair[0].date)) if found else None
+    result = read_result(path)
+    if result.suite != "step" or not result.rows:
+        raise EpigrafError(f"{path}: not a result of `epigraf bench step`")
+    if gpu is not None and not _is_called(result.machine, gpu.value):
+        raise EpigrafError(
+            f"{path}: was measured on {result.machine}, not on {gpu.value}; leave out --gpu"
+        )
+    return _step_of(result, path)
 
 
-def _usable(path: Path, gpu: GpuName | None) -> Result | None:
-    """A whole measurement of this machine, or of the device asked for."""
+def _newest(cfg: Config, gpu: GpuName | None) -> Measured | None:
+    """The newest measurement of the device in question, one of this configuration first."""
+    found: list[tuple[bool, str, Measured]] = []
+    for path in sorted(RESULTS.glob("*_step.json")):
+        if (usable := _usable(path, gpu)) is not None:
+            date, measured = usable
+            found.append((measured.cfg == cfg, date, measured))
+    return max(found, key=lambda row: row[:2])[2] if found else None
+
+
+def _usable(path: Path, gpu: GpuName | None) -> tuple[str, Measured] | None:
+    """A whole measurement of this machine, or of the device asked for, and its date."""
     from epigraf.benchmarks.machine import machine_name
     from epigraf.benchmarks.result import read_result
 
     try:
         result = read_result(path)
         here = machine_name(str(result.facts.get("device", "cpu")))
-    except (EpigrafError, RuntimeError, AssertionError):  # damaged; a GPU that is not here
+        wanted = result.machine == here if gpu is None else _is_called(result.machine, gpu.value)
+        if not wanted or not result.complete or result.quick:
+            return None
+        return result.date, _step_of(result, path)
+    except (EpigrafError, RuntimeError, AssertionError):  # damaged; a preset, a GPU not here
         return None
-    wanted = result.machine == here if gpu is None else _is_called(result.machine, gpu.value)
-    return result if wanted and result.complete and not result.quick else None
 
 
 def _step_of(result: Result, path: Path) -> Measured:

@@ -100,7 +100,7 @@ def ask(generator: Generator, probe: Probe) -> dict[str, float]:
         found["flatness"] = flatness
     if probe.real_distance > 0:
         found["collapse"] = mean_distance(seen.image[0::2]) / probe.real_distance
-    if probe.sides is not None:
+    if probe.sides is not None and len(probe.z) > 1:
         found["pose_leak"] = _pose_leak(generator, probe, probe.sides)
     return found
 

@@ -33,6 +33,7 @@ def mark_good(snapshot: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(snapshot, partial)
     partial.replace(snapshot.with_name(GOOD_SNAPSHOT))
+    partial.unlink(missing_ok=True)  # renaming a name of the same file leaves both
 
 
 def last_good(folder: Path) -> Snapshot | None:

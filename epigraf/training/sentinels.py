@@ -34,7 +34,7 @@ class _Kind:
     waits: bool = True
 
     def is_beyond(self, value: float, threshold: float) -> bool:
-        """NaN is not: that is the sentinel nonfinite's."""
+        """A value that is a number; NaN is for the sentinel nonfinite."""
         return value < threshold if self.low else value > threshold
 
 
@@ -129,7 +129,7 @@ class Sentinels:
         verdicts = self._strike(counters, WEIGHTS, bad, 1, line)
         waiting = counters.images_seen < self.cfg.grace_kimg * 1000
         for name, value in values.items():
-            if not (waiting and KINDS[name].waits):
+            if not (math.isnan(value) or (waiting and KINDS[name].waits)):
                 verdicts += self._judge(counters, name, value)
         row = {f"Sentinels/{name}": value for name, value in values.items()}
         return row | {"Sentinels/lr_scale": counters.lr_scale}, verdicts

@@ -77,6 +77,20 @@ def test_a_measurement_of_this_machine_is_found(epigraf: Run, tmp_path: Path) ->
     assert predicted["predicted"] is True
 
 
+def test_a_measurement_of_the_same_configuration_comes_first(epigraf: Run, tmp_path: Path) -> None:
+    same = _measurement(date="2026-01-01T00:00:00+00:00")
+    other = _measurement(date="2026-02-01T00:00:00+00:00")
+    other.facts["config"] = other.facts["config"] | {"set": ["training.batch_size=16"]}
+    lost = _measurement(date="2026-03-01T00:00:00+00:00")
+    lost.facts["config"] = lost.facts["config"] | {"preset": "gone.yaml"}
+    for result in (same, other, lost):
+        write_result(result, result_path(result, tmp_path / "bench-results"))
+    values = json.loads(epigraf("plan", "plants64", "--json").output)
+    assert values["source"].startswith("measured on")
+    values = json.loads(epigraf("plan", "plants64", "--set", "training.seed=3", "--json").output)
+    assert values["source"].startswith("scaled by FLOPs from plants64")
+
+
 def test_a_measurement_can_be_named(epigraf: Run, tmp_path: Path) -> None:
     path = tmp_path / "step.json"
     write_result(_measurement(machine="NVIDIA A100-SXM4-80GB"), path)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from epigraf.config import Config
 from epigraf.data.images import ImageDataset
@@ -17,7 +19,7 @@ from epigraf.models.loading import read_snapshot
 from epigraf.training.log import Numbers
 from epigraf.training.loop import RunResult, TrainOptions, train
 from epigraf.training.probes import Probe, ask, mean_distance, non_flatness, plan_probe
-from epigraf.training.rollback import GOOD_SNAPSHOT
+from epigraf.training.rollback import GOOD_SNAPSHOT, mark_good
 from epigraf.training.sentinels import Sentinels, Verdict
 from epigraf.training.state import State, build_state, load_state, resolve_config
 
@@ -178,6 +180,39 @@ def test_non_flatness_by_hand() -> None:
     both = torch.cat([wall, steps])
     assert non_flatness(both, opacity.expand(2, -1, -1, -1), 0.75, 1.25) == pytest.approx(2.5)
     assert non_flatness(steps, opacity * 0.4, 0.75, 1.25) is None  # fog: nothing is solid
+
+
+@given(st.lists(st.floats(0.88, 1.12), min_size=16, max_size=64), st.floats(0.6, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_non_flatness_counts_occupied_depths(distances: list[float], opacity: float) -> None:
+    """Between 1 and the number of different depths; the order of the pixels says nothing."""
+    depth = torch.tensor(distances, dtype=torch.float64).view(1, 1, 1, -1)
+    solid = torch.full_like(depth, opacity)
+    score = non_flatness(depth * solid, solid, 0.88, 1.12)
+    assert score is not None
+    assert 1 - 1e-5 <= score <= len(set(distances)) + 1e-4
+    again = non_flatness(depth.flip(-1) * solid, solid, 0.88, 1.12)
+    assert again == pytest.approx(score)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_good_snapshot_outlives_the_numbered_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    numbered = tmp_path / "network-snapshot-000001.safetensors"
+    for content in (b"first", b"second"):
+        numbered.unlink(missing_ok=True)
+        numbered.write_bytes(content)
+        mark_good(numbered)
+        mark_good(numbered)
+    numbered.unlink()
+    assert (tmp_path / GOOD_SNAPSHOT).read_bytes() == b"second"
+    assert [path.name for path in tmp_path.iterdir()] == [GOOD_SNAPSHOT]
 
 
 def test_mean_distance_by_hand() -> None:

@@ -45,14 +45,14 @@ def relativistic_loss(logits: Tensor, opponents: Tensor) -> Tensor:
         logits: [B] scores of the side that is to score higher.
         opponents: [B] scores of the others.
     Returns:
-        [B], >= 0. Huang et al. 2024 (arXiv:2501.05441), equation 2 with the logistic f.
+        [B], >= 0. Huang et al. 2024 (arXiv:2501.05441), with the logistic f; docs/levers.md (1, 2).
     """
     return F.softplus(opponents - logits)
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """Squared gradient norm of the scores at images: R1 at real ones (Mescheder et al. 2018,
-    equation 9), R2 at fakes (Roth et al. 2017).
+    equation 9), R2 at fakes.
 
     The loss term is gamma / 2 times this. Differentiable once more (for the discriminator).
 

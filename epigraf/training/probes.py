@@ -116,8 +116,8 @@ def non_flatness(depth: Tensor, opacity: Tensor, near: float, far: float) -> flo
     """How many of 64 depths between near and far an object occupies, on average.
 
     The exponential of the entropy of the histogram of a depth map: 1 for a wall that faces the
-    camera, 64 for a cloud. 3DGP's Non-Flatness Score (Skorokhodov et al. 2023, arXiv:2303.01416,
-    section 4), here of the rays that something stops (opacity above one half).
+    camera, 64 for a cloud. 3DGP's Non-Flatness Score (Skorokhodov et al. 2023,
+    arXiv:2303.01416), here of the rays that something stops (opacity above one half).
 
     Args:
         depth: [N, 1, h, w], sums of weight times distance.

@@ -30,6 +30,7 @@ from epigraf.cli import (
     info,
     mesh,
     metrics,
+    plan,
     sample,
     train,
     video,
@@ -132,6 +133,7 @@ def options(
     """Options of the command as a whole; the help text is the group's."""
 
 
+app.command()(plan.plan)
 app.command()(train.train)
 app.command()(sample.sample)
 app.command()(video.video)

@@ -25,6 +25,7 @@ from epigraf.config.sections import (
     GeneratorConfig,
     LastInterval,
     LossConfig,
+    LossName,
     MlpConfig,
     ModelConfig,
     OptimConfig,
@@ -34,6 +35,12 @@ from epigraf.config.sections import (
     RenderConfig,
     TrainingConfig,
     TriPlaneConfig,
+)
+from epigraf.config.sentinels import (
+    NonfiniteConfig,
+    SentinelAction,
+    SentinelConfig,
+    SentinelsConfig,
 )
 from epigraf.config.tree import Config
 
@@ -55,13 +62,18 @@ __all__ = [
     "GeneratorConfig",
     "LastInterval",
     "LossConfig",
+    "LossName",
     "MlpConfig",
     "ModelConfig",
+    "NonfiniteConfig",
     "OptimConfig",
     "PatchConfig",
     "PatchDistribution",
     "RenderBackend",
     "RenderConfig",
+    "SentinelAction",
+    "SentinelConfig",
+    "SentinelsConfig",
     "TrainingConfig",
     "TriPlaneConfig",
     "list_presets",

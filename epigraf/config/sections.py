@@ -85,6 +85,13 @@ class AugmentMode(Enum):
     FIXED = "fixed"
 
 
+class LossName(Enum):
+    """The adversarial objective: StyleGAN2's, or R3GAN's (Huang et al. 2024)."""
+
+    NONSATURATING = "nonsaturating"
+    R3GAN = "r3gan"
+
+
 class Section(BaseModel):
     """Frozen, strict, finite: the base of every section."""
 
@@ -315,8 +322,10 @@ class TrainingConfig(Section):
 
     batch_size: int = Field(default=64, ge=1)
     batch_gpu: int | None = Field(default=None, ge=1)
-    gamma: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    gamma: Annotated[float, Field(ge=0)] | Literal["auto", "auto-patch"] = "auto"
     r1_interval: int = Field(default=16, ge=1)
+    loss: LossName = LossName.NONSATURATING  # ours
+    patches_per_latent: int = Field(default=1, ge=1)  # ours: patches of one set of planes
     reuse_fakes: bool = False  # ours: the D step takes the fakes of the G step
     use_labels: bool = False
     group_labels: bool = False  # ours: each minibatch-stddev group is of one class

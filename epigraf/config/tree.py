@@ -12,12 +12,14 @@ from epigraf.config.sections import (
     DatasetConfig,
     DecoderConfig,
     DecoderEngine,
+    LossName,
     ModelConfig,
     PatchDistribution,
     RenderConfig,
     Section,
     TrainingConfig,
 )
+from epigraf.config.sentinels import SentinelsConfig
 from epigraf.config.text import apply_override, explain
 from epigraf.errors import ConfigError
 
@@ -31,6 +33,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     render: RenderConfig = RenderConfig()
     decoder: DecoderConfig = DecoderConfig()
+    sentinels: SentinelsConfig = SentinelsConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -74,10 +77,26 @@ class Config(Section):
 
     @property
     def gamma(self) -> float:
-        """The R1 weight in force: `auto` is 0.0002 * resolution^2 / batch_size."""
-        if self.training.gamma == "auto":
-            return 0.0002 * self.dataset.resolution**2 / self.training.batch_size
-        return self.training.gamma
+        """The R1 weight in force.
+
+        `auto` is the official 0.0002 * resolution^2 / batch_size; `auto-patch` takes the side of
+        what D sees for the resolution (docs/levers.md derives it).
+        """
+        sides = {"auto": self.dataset.resolution, "auto-patch": self.train_resolution}
+        given = self.training.gamma
+        if isinstance(given, str):
+            return 0.0002 * sides[given] ** 2 / self.training.batch_size
+        return given
+
+    @property
+    def lazy_r1_interval(self) -> int | None:
+        """Steps from one gradient penalty to the next, where it has a phase of its own.
+
+        None without a penalty, and where the R3GAN loss takes it into every step.
+        """
+        interval = self.training.r1_interval
+        joint = self.training.loss is LossName.R3GAN and interval == 1
+        return None if joint or self.gamma == 0 else interval
 
     @property
     def patch_min_scale(self) -> float:
@@ -168,4 +187,11 @@ def _check_batch(cfg: Config) -> None:
         raise ValueError(
             f"images per pass ({part}) must be a multiple of "
             f"model.discriminator.mbstd_group_size {group}"
+        )
+    views = cfg.training.patches_per_latent
+    if views > 1 and (part % views or (part // views) % min(group, part)):
+        raise ValueError(
+            f"training.patches_per_latent {views} must divide the images per pass ({part}) into a "
+            f"multiple of model.discriminator.mbstd_group_size {group} objects: the members of a "
+            f"minibatch-stddev group are different objects"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from epigraf.config import AugmentMode, Config
+from epigraf.config import AugmentMode, Config, LossName
 from epigraf.data.images import ImageDataset
 from epigraf.models.discriminator import Discriminator
 from epigraf.models.generator import Generator
@@ -66,25 +66,30 @@ def _rendering(cfg: Config) -> str:
     )
     # with an importance pass the field is evaluated at the coarse and at the fine samples
     points = side * side * (coarse + fine) / 1000
+    views = cfg.training.patches_per_latent
+    shared = f", {views} patches of each object" if views > 1 else ""
     return (
         f"{side}x{side} rays, {coarse}+{fine} samples a ray, {points:.0f} k field evaluations "
-        f"an image"
+        f"an image{shared}"
     )
 
 
 def _gamma(cfg: Config) -> str:
-    if cfg.training.gamma == "auto":
-        origin = "auto: 0.0002 * resolution^2 / batch_size"
-    else:
-        origin = "as configured"
-    return f"{cfg.gamma:g} ({origin}), every {cfg.training.r1_interval} steps"
+    origins = {
+        "auto": "auto: 0.0002 * resolution^2 / batch_size",
+        "auto-patch": "auto-patch: 0.0002 * patch^2 / batch_size",
+    }
+    origin = origins.get(str(cfg.training.gamma), "as configured")
+    paired = cfg.training.loss is LossName.R3GAN
+    often = f"{cfg.gamma:g} ({origin}), every {cfg.training.r1_interval} steps"
+    return f"{often}; R3GAN: pairs, R1 and R2" if paired else often
 
 
 def _optimiser(cfg: Config) -> str:
     model, training = cfg.model, cfg.training
     interval = model.loss_kwargs.pl_interval if model.loss_kwargs.pl_weight > 0 else None
     g = lazy_optimiser(model.generator.optim, interval)
-    d = lazy_optimiser(model.discriminator.optim, training.r1_interval)
+    d = lazy_optimiser(model.discriminator.optim, cfg.lazy_r1_interval)
     return (
         f"Adam, G lr {g[0]:.4g} betas ({g[1][0]:g}, {g[1][1]:.5g}), "
         f"D lr {d[0]:.4g} betas ({d[1][0]:g}, {d[1][1]:.5g}), batch {training.batch_size} "

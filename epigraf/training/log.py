@@ -189,6 +189,15 @@ class RunLog:
         self._stats.flush()
         self._scalars(numbers, round(numbers["Progress/images"]))
 
+    def rewind(self, images_seen: int) -> None:
+        """Drop the rows of stats.jsonl beyond `images_seen`, and have TensorBoard forget them."""
+        self._stats.close()
+        _drop_rows(self.folder / "stats.jsonl", images_seen)
+        self._stats = (self.folder / "stats.jsonl").open("a", encoding="utf-8")
+        if self._events is not None:
+            self._events.close()
+            self._events = _event_file(self.folder, images_seen, self.line)
+
     def metric(self, results: Numbers, seconds: float, snapshot: str, images_seen: int) -> None:
         """Append each result to its metric-NAME.jsonl (the field's keys) and to TensorBoard."""
         for name, value in results.items():

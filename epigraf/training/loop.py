@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ import torch
 
 from epigraf.config import Config
 from epigraf.data.images import ImageDataset
-from epigraf.errors import TrainingError
 from epigraf.models.generator import Generator
 from epigraf.ops._native import backend_line
 from epigraf.training.batches import DatasetSource
@@ -34,7 +32,10 @@ from epigraf.training.preview import (
     render_preview,
     save_grid,
 )
+from epigraf.training.probes import plan_probe
+from epigraf.training.rollback import act, aftermath, mark_good
 from epigraf.training.schedules import schedule_at
+from epigraf.training.sentinels import Sentinels, Verdict
 from epigraf.training.signals import StopReason, StopSignals
 from epigraf.training.snapshots import OPTIONS_FILE, Origin, Snapshots, find_origin
 from epigraf.training.state import State, build_state, load_state, resolve_config
@@ -44,9 +45,6 @@ __all__ = ["Evaluate", "RunResult", "StopReason", "TrainOptions", "describe", "t
 
 Evaluate = Callable[[Generator, ImageDataset, int], Numbers]
 """(generator in eval mode, data set, samples) -> metrics; the first of them picks the best."""
-
-
-MAX_BAD_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,12 @@ class Run:
     display: Display
     options: TrainOptions
     preview: Preview
+    sentinels: Sentinels
     started: float  # monotonic clock, minus the seconds of earlier sessions
     averages: Averages = field(default_factory=Averages.empty)
     maintenance: float = 0.0
     tick_began: float = 0.0
     saved: float = 0.0
-    bad_steps: int = 0
 
     @property
     def seconds(self) -> float:
@@ -170,6 +168,7 @@ def _open_run(
         display=display,
         options=options,
         preview=plan_preview(state.cfg, dataset, state.device),
+        sentinels=Sentinels(state.cfg.sentinels, plan_probe(state.cfg, dataset, state.device)),
         started=began - state.counters.seconds,
         tick_began=now,
         saved=now,
@@ -179,8 +178,8 @@ def _open_run(
 def _opening_lines(run: Run, origin: Origin | None) -> list[str]:
     lines = describe(run.state.cfg, run.dataset, run.state.device)
     if origin is not None:
-        kimg = run.state.counters.images_seen / 1000
-        lines.append(f"resumed from {origin.snapshot.path} at {kimg:.3f} kimg")
+        kimg, after = run.state.counters.images_seen / 1000, aftermath(run.state.counters)
+        lines.append(f"resumed from {origin.snapshot.path} at {kimg:.3f} kimg{after}")
     elif run.options.resume:
         lines.append("nothing to resume: starting a new run")
     return [*lines, f"run folder {run.folder}"]
@@ -195,7 +194,8 @@ def _train(run: Run, stop: StopSignals) -> RunResult:
     run.tick_began = time.monotonic()
     while (reason := _stop_reason(run, stop)) is None:
         numbers = train_step(state, DatasetSource(state, dataset))
-        _check_finite(run, numbers)
+        if _obey(run, run.sentinels.step(state, numbers)):
+            continue
         run.averages.add(numbers)
         run.display.update(_progress(run) | numbers, _share_done(run))
         if state.counters.images_seen >= state.counters.tick_start + _tick_images(run):
@@ -209,18 +209,20 @@ def _tick_images(run: Run) -> float:
     return run.state.cfg.training.tick * 1000
 
 
-def _check_finite(run: Run, numbers: Numbers) -> None:
-    """One bad batch is survived (its gradients are cleaned); a row of them will not recover."""
-    if not math.isnan(numbers["Loss/G/loss"] + numbers["Loss/D/loss"]):
-        run.bad_steps = 0
-        return
-    run.bad_steps += 1
-    if run.bad_steps >= MAX_BAD_STEPS:
-        raise TrainingError(
-            f"training: the loss is not a number any more at "
-            f"{run.state.counters.images_seen / 1000:.3f} kimg; resume from the last snapshot "
-            f"with a higher training.gamma or a lower learning rate"
-        )
+def _obey(run: Run, verdicts: list[Verdict]) -> bool:
+    """Say what sentinels found and do what they ask for; True after a rollback."""
+    for verdict in verdicts:
+        run.log.line(verdict.line)
+    line = act(run.state, run.folder, verdicts)
+    if not line:
+        return False
+    run.snapshots.drop_after(run.state.counters.images_seen)
+    run.log.rewind(run.state.counters.images_seen)
+    run.log.line(line)
+    run.averages = Averages.empty()
+    _save(run)
+    run.tick_began = time.monotonic()
+    return True
 
 
 def _stop_reason(run: Run, stop: StopSignals) -> StopReason | None:
@@ -278,9 +280,13 @@ def _progress(run: Run) -> Numbers:
 def _tick(run: Run) -> None:
     """The end of a tick: numbers, then pictures, metrics and snapshots where they are due."""
     counters, training = run.state.counters, run.state.cfg.training
-    row = _progress(run) | run.averages.means()
+    means = run.averages.means()
+    found, verdicts = run.sentinels.tick(run.state, means)
+    row = _progress(run) | means | found
     run.log.line(status_line(row))
     run.log.row(row)
+    if _obey(run, verdicts):
+        return
     run.averages = Averages.empty()
     began = time.monotonic()
     counters.tick += 1
@@ -321,6 +327,8 @@ def _evaluate(run: Run) -> None:
 def _save(run: Run) -> Path:
     run.state.counters.seconds = run.seconds
     path = run.snapshots.save(run.state)
+    if run.sentinels.wants_good and run.sentinels.is_good(run.state):
+        mark_good(path)
     run.saved = time.monotonic()
     return path
 

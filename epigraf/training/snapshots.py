@@ -58,6 +58,12 @@ class Snapshots:
             old.unlink(missing_ok=True)
         return path
 
+    def drop_after(self, images_seen: int) -> None:
+        """Delete those that a rollback leaves ahead: `--resume latest` must not take them."""
+        for path in snapshot_files(self.folder):
+            if int(path.stem.rsplit("-", 1)[1]) > images_seen // 1000:
+                path.unlink(missing_ok=True)
+
     def offer_best(self, state: State, metric: str, value: float) -> bool:
         """Record a metric; keeps the state as the best snapshot when no better one was seen."""
         if self.best is not None and self.best.metric == metric and value >= self.best.value:

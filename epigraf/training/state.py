@@ -24,7 +24,11 @@ from epigraf.training.schedules import lazy_optimiser
 
 @dataclass
 class Counters:
-    """Numbers that move while training. `tick_start` is in images, `seconds` is wall time."""
+    """Numbers that move while training. `tick_start` is in images, `seconds` is wall time.
+
+    `strikes` counts how often in a row each sentinel was beyond its threshold; `rollbacks` and
+    `lr_scale` (of both learning rates) say what sentinels did to the run.
+    """
 
     step: int = 0
     images_seen: int = 0
@@ -34,6 +38,9 @@ class Counters:
     augment_p: float = 0.0
     sign_sum: float = 0.0
     sign_count: int = 0
+    strikes: dict[str, int] = field(default_factory=dict)
+    rollbacks: int = 0
+    lr_scale: float = 1.0
 
 
 @dataclass
@@ -134,7 +141,6 @@ def build_state(
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
     loss, mode = cfg.model.loss_kwargs, cfg.training.augment.mode
     pl_interval = loss.pl_interval if loss.pl_weight > 0 else None
-    r1_interval = cfg.training.r1_interval if cfg.gamma > 0 else None
     augment = None if mode is AugmentMode.NOAUG else AugmentPipe(cfg.training.augment.probs)
     return State(
         cfg=cfg,
@@ -142,7 +148,7 @@ def build_state(
         discriminator=discriminator,
         ema=ema,
         optimiser_g=_adam(generator, cfg.model.generator.optim, pl_interval),
-        optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, r1_interval),
+        optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, cfg.lazy_r1_interval),
         augment=augment.to(device) if augment is not None else None,
         draws=RandomDraws(seed, device),
         sampler=InfiniteSampler(num_items, seed),
@@ -153,7 +159,17 @@ def build_state(
 
 def _adam(network: torch.nn.Module, optim: Any, interval: int | None) -> torch.optim.Adam:
     lr, betas = lazy_optimiser(optim, interval)
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=1e-8, fused=True)
+    adam = torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=1e-8, fused=True)
+    for group in adam.param_groups:
+        group["initial_lr"] = lr
+    return adam
+
+
+def scale_learning_rates(state: State) -> None:
+    """Both learning rates as the configuration has them, times `counters.lr_scale`."""
+    for optimiser in (state.optimiser_g, state.optimiser_d):
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * state.counters.lr_scale
 
 
 def _optimiser_tensors(optimiser: torch.optim.Adam, network: torch.nn.Module) -> dict[str, Tensor]:
@@ -223,6 +239,7 @@ def load_state(state: State, snapshot: Snapshot) -> None:
     header = snapshot.header
     try:
         state.counters = Counters(**header["counters"])
+        scale_learning_rates(state)
         state.sampler.load_state_dict(header["sampler"])
         _load_draws(state, header["draws"], header.get("draws_device", "cpu"))
     except (KeyError, TypeError, ValueError) as error:

@@ -23,7 +23,7 @@ from epigraf.training.passes import (
     fresh_fakes,
     generator_pass,
     path_length_pass,
-    r1_pass,
+    penalty_pass,
 )
 from epigraf.training.schedules import (
     Schedule,
@@ -98,12 +98,13 @@ def _part_of(reals: Batch, part: slice) -> Batch:
 
 
 def _generator_phase(
-    state: State, inputs: FakeInputs, schedule: Schedule
+    state: State, inputs: FakeInputs, reals: Batch, schedule: Schedule
 ) -> tuple[list[Pass], list[Fakes]]:
     """Gmain in parts; also hands out the detached fakes."""
     parts, passes, made = list(_parts(state)), [], []
     for part in parts:
-        done, fakes = generator_pass(state, inputs[part], schedule, 1 / len(parts))
+        real = _part_of(reals, part)
+        done, fakes = generator_pass(state, inputs[part], real, schedule, 1 / len(parts))
         passes.append(done)
         made.append(Fakes(fakes.images.detach(), fakes.ws.detach(), fakes.patch, fakes.inputs))
     return passes, made
@@ -122,21 +123,28 @@ def _discriminator_phase(
     inputs: FakeInputs | None,
     reals: Batch,
     schedule: Schedule,
-) -> list[Pass]:
-    """Dmain in parts, on the fakes in `made` or (given `inputs`) on fresh ones."""
-    parts, passes = list(_parts(state)), []
+) -> tuple[list[Pass], list[Fakes]]:
+    """Dmain in parts, on the fakes in `made` or (given `inputs`) on fresh ones; also hands out
+    those that it judged."""
+    parts, passes, judged = list(_parts(state)), [], []
     for number, part in enumerate(parts):
         fakes = made[number] if inputs is None else fresh_fakes(state, inputs[part], schedule)
         real = _part_of(reals, part)
         passes.append(discriminator_pass(state, fakes, real, schedule, 1 / len(parts)))
-    return passes
+        judged.append(fakes)
+    return passes, judged
 
 
-def _r1_phase(state: State, reals: Batch, schedule: Schedule) -> list[Pass]:
+def _penalty_phase(
+    state: State, judged: list[Fakes], reals: Batch, schedule: Schedule
+) -> list[Pass]:
     """Dreg in parts, weighted for the steps that it skips."""
     parts = list(_parts(state))
     weight = state.cfg.training.r1_interval / len(parts)
-    return [r1_pass(state, _part_of(reals, part), schedule, weight) for part in parts]
+    return [
+        penalty_pass(state, _part_of(reals, part), schedule, weight, fakes)
+        for part, fakes in zip(parts, judged, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -219,14 +227,16 @@ def _run_phases(
         state.counters.step,
     )
     _select(state, Phase.GENERATOR)
-    passes, made = _generator_phase(state, source.fakes(schedule), schedule)
+    passes, made = _generator_phase(state, source.fakes(schedule), source.reals(), schedule)
     finish(Phase.GENERATOR, passes)
     if loss.pl_weight > 0 and step % loss.pl_interval == 0:
         _select(state, Phase.PATH_LENGTH)
         finish(Phase.PATH_LENGTH, _path_length_phase(state, source.fakes(schedule), schedule))
     _select(state, Phase.DISCRIMINATOR)
     inputs = None if training.reuse_fakes else source.fakes(schedule)
-    finish(Phase.DISCRIMINATOR, _discriminator_phase(state, made, inputs, source.reals(), schedule))
-    if state.cfg.gamma > 0 and step % training.r1_interval == 0:
+    passes, judged = _discriminator_phase(state, made, inputs, source.reals(), schedule)
+    finish(Phase.DISCRIMINATOR, passes)
+    interval = state.cfg.lazy_r1_interval
+    if interval is not None and step % interval == 0:
         _select(state, Phase.R1)
-        finish(Phase.R1, _r1_phase(state, source.reals(), schedule))
+        finish(Phase.R1, _penalty_phase(state, judged, source.reals(), schedule))

@@ -50,6 +50,7 @@ def test_a_run_leaves_the_files_of_the_field(
     assert {n for n in names if not n.startswith("events.out.tfevents")} == {
         "training_options.json", "log.txt", "stats.jsonl", "reals.png",
         "fakes_init.png", "fakes000000.png", "network-snapshot-000000.safetensors",
+        "network-snapshot-good.safetensors",
     }  # fmt: skip
     options = json.loads((result.folder / "training_options.json").read_text())
     assert options["dataset"]["c_dim"] == 3
@@ -173,7 +174,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     monkeypatch.setattr(
         "epigraf.training.losses.generator_loss", lambda logits: logits * float("nan")
     )
-    with pytest.raises(TrainingError, match=r"not a number any more at 0\.032 kimg"):
+    with pytest.raises(TrainingError, match=r"stopped at 0\.032 kimg by sentinel nonf.*no good"):
         _train(quick.with_overrides(["training.tick=1", "training.kimg=1"]), small_data, tmp_path)
     assert not list(tmp_path.glob("*/*.safetensors"))
 

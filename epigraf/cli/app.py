@@ -26,6 +26,7 @@ from epigraf.cli import (
     demo,
     export,
     history,
+    imports,
     info,
     mesh,
     metrics,
@@ -136,6 +137,7 @@ app.command()(sample.sample)
 app.command()(video.video)
 app.command()(mesh.mesh)
 app.add_typer(data.app, name="data")
+app.command("import")(imports.import_)
 app.command()(export.export)
 app.command()(history.history)
 app.command()(metrics.metrics)

@@ -7,6 +7,12 @@ key is an error that names the nearest one.
 
 from __future__ import annotations
 
+from epigraf.config.conventions import (
+    ColorActivation,
+    HiddenActivation,
+    Projection,
+    Quadrature,
+)
 from epigraf.config.presets import list_presets, load_config, preset_folders
 from epigraf.config.sections import (
     AugmentConfig,
@@ -43,10 +49,12 @@ __all__ = [
     "CameraConfig",
     "CameraDist",
     "ClampMode",
+    "ColorActivation",
     "Config",
     "DatasetConfig",
     "DiscriminatorConfig",
     "GeneratorConfig",
+    "HiddenActivation",
     "LastInterval",
     "LossConfig",
     "MlpConfig",
@@ -54,6 +62,8 @@ __all__ = [
     "OptimConfig",
     "PatchConfig",
     "PatchDistribution",
+    "Projection",
+    "Quadrature",
     "RenderBackend",
     "RenderConfig",
     "TrainingConfig",

@@ -36,6 +36,8 @@ class Config(Section):
         _check_batch(self)
         if self.training.group_labels and not self.training.use_labels:
             raise ValueError("training.group_labels needs training.use_labels=true")
+        if self.dataset.white_back and self.dataset.black_back:
+            raise ValueError("dataset.white_back and dataset.black_back exclude each other")
         if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
             raise ValueError("dataset.object_radius must be smaller than dataset.camera.radius")
         return self

@@ -29,6 +29,7 @@ _GENERATOR_PREFIXES = (
     ("mapping.", "mapping."),
 )
 _CONSTANT = re.compile(r"(^|\.)resample_filter$")  # fixed FIR taps, here part of the code
+DETERMINED = re.compile(r"\.(fourier_coefs|mean_camera_pose)$")  # by the configuration
 _FROMRGB = re.compile(r"b(\d+)\.fromrgb\.")  # exists in every block, acts in the first only
 
 # Keys of the release that say nothing about the model or the training (dotted, per section).
@@ -65,12 +66,17 @@ _REQUIRED = {
 }
 
 
+def is_constant(name: str) -> bool:
+    """Whether a tensor of StyleGAN2's networks is fixed, and part of the code here."""
+    return _CONSTANT.search(name) is not None
+
+
 def generator_name_from_official(name: str) -> str | None:
     """Our name of an official generator tensor; None for tensors that do not exist here.
 
     Raises CheckpointError for a name that the release does not have.
     """
-    if _CONSTANT.search(name):
+    if is_constant(name):
         return None
     for official, ours in _GENERATOR_PREFIXES:
         if name.startswith(official):
@@ -108,7 +114,7 @@ def discriminator_state_from_official(state: Mapping[str, Tensor]) -> dict[str, 
         from_rgb = _FROMRGB.match(name)
         dead = from_rgb is not None and int(from_rgb.group(1)) != first
         dead |= name.startswith("scalar_enc.") and not embeds
-        if _CONSTANT.search(name) or dead:
+        if is_constant(name) or dead:
             return None
         if not re.match(r"(b\d+|scalar_enc|hyper_mod_mapping|head_mapping)\.", name):
             raise CheckpointError(f"official discriminator: unknown tensor {name!r}")

@@ -139,6 +139,8 @@ _CALLS: dict[str, Call] = {
         _array,
         "numpy.core.multiarray._reconstruct",
         "numpy._core.multiarray._reconstruct",
+        "numpy.core.numeric._frombuffer",
+        "numpy._core.numeric._frombuffer",
     ),
     **_table(_dtype, "numpy.dtype"),
     **_table(_latin_bytes, "_codecs.encode"),

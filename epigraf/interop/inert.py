@@ -159,15 +159,12 @@ class Dtype:
 
 @dataclass(eq=False, repr=False)
 class Array:
-    """A numpy array whose numbers lie in the file."""
-
-    state: tuple[Any, ...] = ()
+    """A numpy array; no model needs its numbers."""
 
     def build(self, state: Any) -> None:
-        """Keep (version, shape, type, is_fortran, bytes)."""
+        """Check (version, shape, type, is_fortran, bytes), which is dropped."""
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Dtype):
             raise PickleError("a numpy array in a state that is not known")
-        self.state = state
 
 
 def _sizes(value: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import tempfile
 from pathlib import Path
 
@@ -41,11 +42,21 @@ def check(case: Case, report: Report) -> None:
     draws.finish()
 
 
+def pickle_of(case: Case, folder: Path) -> Path:
+    """The case's pickle, unpacked into `folder` where it is stored as .xz."""
+    path = case.folder / case.info["pickle"]
+    if path.suffix != ".xz":
+        return path
+    unpacked = folder / path.stem
+    unpacked.write_bytes(lzma.decompress(path.read_bytes()))
+    return unpacked
+
+
 def _imported(case: Case, report: Report) -> Generator:
     """The generator after import, its configuration and every tensor compared."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model.safetensors"
-        weights = import_model(case.folder / case.info["pickle"], out).weights
+        weights = import_model(pickle_of(case, Path(folder)), out).weights
         loaded = load(out)
     report.equal("unmapped", weights.unmapped, [])
     expected = generator_state_from_official(case.prefix("G_ema/"))

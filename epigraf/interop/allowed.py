@@ -172,6 +172,9 @@ _CALLS: dict[str, Call] = {
         *(f"torch.optim.{n}" for n in ("adam.Adam", "adamw.AdamW", "sgd.SGD")),
         # Plain (not persistent) modules of EG3D.
         "training.triplane.OSGDecoder",
+        *(f"training.superresolution.SuperresolutionHybrid{n}" for n in (
+            "2X", "4X", "8X", "8XDC", "Deepfp32",
+        )),
         "training.volumetric_rendering.ray_marcher.MipRayMarcher2",
         "training.volumetric_rendering.ray_sampler.RaySampler",
         "training.volumetric_rendering.renderer.ImportanceRenderer",

@@ -6,7 +6,8 @@ here, and what the file lacks and the configuration determines.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from epigraf.config import Config
 from epigraf.errors import CheckpointError, ConfigError
 from epigraf.interop import eg3d
+from epigraf.interop.exchange import read_exchange
 from epigraf.interop.experiment import experiment
 from epigraf.interop.inert import Module, PickleError, StoredTensor
 from epigraf.interop.official import (
@@ -23,7 +25,7 @@ from epigraf.interop.official import (
     config_from_official,
     generator_name_from_official,
 )
-from epigraf.interop.release import Release, load_tensors, open_release, state_dict
+from epigraf.interop.release import load_tensors, open_release, state_dict
 from epigraf.interop.weights import Weights
 from epigraf.models.generator import Generator
 from epigraf.models.loading import write_snapshot
@@ -46,7 +48,7 @@ def import_model(
     """Read a snapshot of EpiGRAF or EG3D and write the generator as a model file.
 
     Args:
-        path: the `.pkl`; nothing in it is run.
+        path: the `.pkl`, of which nothing is run, or a `.safetensors` of `export_official`.
         out: the `.safetensors` file to write, atomically.
         which: `G_ema`, the weight average, or `G`.
         overrides: `a.b=c` for the rebuilt configuration.
@@ -54,32 +56,58 @@ def import_model(
         CheckpointError: the file is missing, damaged, refused, or of a network that has no place
             here, or an override is wrong.
     """
+    if path.suffix == ".safetensors":
+        return _import_exchange(path, out, overrides)
     with open_release(path) as release:
         network = release.network(which)
-        try:
+        with _naming(path):
             weights = _weights(network)
             weights.config = weights.config.with_overrides(overrides)
-            _complete(weights)
-        except PickleError:
-            raise
-        except (CheckpointError, ConfigError) as error:
-            raise CheckpointError(f"import {path}: {error}") from None
-        write_snapshot(out, _header(release, weights, which), {"G_ema": weights.tensors})
-        return Imported(out, release.images_seen / 1000, weights)
-
-
-def _header(release: Release, weights: Weights, which: str) -> dict[str, Any]:
-    return {
-        "config": weights.config.with_overrides(["dataset.path=null"]).to_dict(),
-        "counters": {"images_seen": release.images_seen},
-        "source": {
+            complete(weights)
+        source = {
             "release": weights.release,
             "file": release.path.name,
             "sha256": release.sha256,
             "network": which,
             "kimg": release.images_seen / 1000,
-        },
+        }
+        return _write(out, weights, release.images_seen, source)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about a file's network name the file."""
+    try:
+        yield
+    except PickleError:
+        raise
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"import {path}: {error}") from None
+
+
+def _write(out: Path, weights: Weights, images_seen: int, source: dict[str, Any]) -> Imported:
+    header = {
+        "config": weights.config.with_overrides(["dataset.path=null"]).to_dict(),
+        "counters": {"images_seen": images_seen},
+        "source": source,
     }
+    write_snapshot(out, header, {"G_ema": weights.tensors})
+    return Imported(out, images_seen / 1000, weights)
+
+
+def _import_exchange(path: Path, out: Path, overrides: Iterable[str]) -> Imported:
+    with _naming(path):
+        exchange = read_exchange(path)
+        config = config_from_official(exchange.tree, z_dim=exchange.z_dim, c_dim=exchange.c_dim)
+        weights, places = by_official_names(config, exchange.tensors.keys())
+        weights.tensors = {ours: exchange.tensors[name] for ours, name in places.items()}
+        weights.config = config.with_overrides([*exchange.only_here, *overrides])
+        complete(weights)
+    source = {
+        "release": "epigraf", "file": path.name, "network": "G_ema", "sha256": exchange.sha256,
+        "kimg": exchange.images_seen / 1000,
+    }  # fmt: skip
+    return _write(out, weights, exchange.images_seen, source)
 
 
 def _weights(network: Module) -> Weights:
@@ -93,10 +121,21 @@ def _epigraf_weights(network: Module, tensors: Mapping[str, StoredTensor]) -> We
     tree = experiment(network.state.get("cfg"), _SECTIONS)
     if not isinstance(tree.get("model"), dict):
         raise ConfigError("this network has no configuration that EpiGRAF or EG3D would write")
-    weights = Weights("epigraf", _config(tree, network))
-    places = shapes(weights.config, len(tensors)).keys()
-    mapped: dict[str, StoredTensor] = {}
-    for name, tensor in tensors.items():
+    weights, places = by_official_names(_config(tree, network), tensors)
+    weights.tensors = load_tensors({ours: tensors[name] for ours, name in places.items()})
+    return weights
+
+
+def by_official_names(config: Config, names: Collection[str]) -> tuple[Weights, dict[str, str]]:
+    """What becomes of official tensors of these names, and our name -> the official one.
+
+    Raises:
+        CheckpointError: the configuration makes no generator.
+    """
+    weights = Weights("epigraf", config)
+    places = shapes(config, len(names)).keys()
+    mapped: dict[str, str] = {}
+    for name in names:
         try:
             ours = generator_name_from_official(name)
         except CheckpointError:
@@ -104,11 +143,10 @@ def _epigraf_weights(network: Module, tensors: Mapping[str, StoredTensor]) -> We
         if ours is None:
             weights.constants.append(name)
         elif ours in places:
-            mapped[ours] = tensor
+            mapped[ours] = name
         else:
             weights.unmapped.append(name)
-    weights.tensors = load_tensors(mapped)
-    return weights
+    return weights, mapped
 
 
 def shapes(config: Config, tensors: int) -> dict[str, torch.Size]:
@@ -156,7 +194,7 @@ def _number(network: Module, given: dict[Any, Any], name: str) -> int | None:
     return value if type(value) is int else None
 
 
-def _complete(weights: Weights) -> None:
+def complete(weights: Weights) -> None:
     """Fill in what the configuration determines; anything else must be there and fit.
 
     Raises:

@@ -99,13 +99,14 @@ def read_exchange(path: Path) -> Exchange:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"truncated, or not a safetensors file ({error})") from None
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not all(name.isprintable() for name in tensors):
+        raise CheckpointError("names of tensors that cannot be printed")
     try:
         header = json.loads(text)
         version, tree = header["version"], header["config"]
         only_here = [str(setting) for setting in header["only_here"]]
-        numbers = [int(header[key]) for key in ("z_dim", "c_dim", "images_seen")]
+        z_dim, c_dim, seen = (int(header[key]) for key in ("z_dim", "c_dim", "images_seen"))
     except (ValueError, KeyError, TypeError):
         raise CheckpointError("its metadata are damaged") from None
     if version != _VERSION:
@@ -114,7 +115,7 @@ def read_exchange(path: Path) -> Exchange:
         )
     if not isinstance(tree, dict):
         raise CheckpointError("its metadata are damaged")
-    return Exchange(tensors, tree, *numbers, only_here, digest)
+    return Exchange(tensors, tree, z_dim, c_dim, seen, only_here, digest)
 
 
 def official_tree(cfg: Config) -> tuple[dict[str, Any], list[str]]:

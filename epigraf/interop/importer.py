@@ -25,7 +25,7 @@ from epigraf.interop.official import (
     config_from_official,
     generator_name_from_official,
 )
-from epigraf.interop.release import load_tensors, open_release, state_dict
+from epigraf.interop.release import load_tensors, one_line, open_release, state_dict
 from epigraf.interop.weights import Weights
 from epigraf.models.generator import Generator
 from epigraf.models.loading import write_snapshot
@@ -82,7 +82,7 @@ def _naming(path: Path) -> Iterator[None]:
     except PickleError:
         raise
     except (CheckpointError, ConfigError) as error:
-        raise CheckpointError(f"import {path}: {error}") from None
+        raise CheckpointError(f"import {path}: {one_line(error)}") from None
 
 
 def _write(out: Path, weights: Weights, images_seen: int, source: dict[str, Any]) -> Imported:

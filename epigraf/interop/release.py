@@ -25,6 +25,7 @@ from epigraf.interop.unpickler import Budget, Machine
 MAX_MODULES = 20_000  # and tensors
 MAX_NESTING = 50
 MAX_NAME = 128  # characters
+MAX_MESSAGE = 400
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def open_release(path: Path) -> Iterator[Release]:
             value = Machine(data, SNAPSHOT, Budget()).run()
             yield _release(path, data, value)
         except PickleError as error:
-            raise CheckpointError(f"import {path}: refused: {error}") from None
+            raise CheckpointError(f"import {path}: refused: {one_line(error)}") from None
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def _mapped(path: Path) -> Iterator[memoryview]:
 def _release(path: Path, data: memoryview, value: Any) -> Release:
     networks = {}
     if isinstance(value, dict):
-        networks = {k: v for k, v in value.items() if isinstance(v, Module) and isinstance(k, str)}
+        networks = {k: v for k, v in value.items() if isinstance(v, Module) and is_name(k)}
     if not networks:
         raise PickleError("a pickle, but not a snapshot: there are no networks in it")
     stats = value.get("stats")
@@ -155,10 +156,21 @@ def _own_tensors(state: dict[Any, Any]) -> Iterator[tuple[str, StoredTensor]]:
             yield name, tensor
 
 
+def is_name(key: Any) -> bool:
+    """Whether a key can be shown: text, short, without control characters."""
+    return isinstance(key, str) and len(key) <= MAX_NAME and key.isprintable()
+
+
+def one_line(error: Exception) -> str:
+    """An error that may quote the file: short, without control characters."""
+    text = "".join(c if c.isprintable() else "?" for c in str(error)[:MAX_MESSAGE])
+    return text if len(str(error)) <= MAX_MESSAGE else text + "..."
+
+
 def _part(state: dict[Any, Any], name: str) -> dict[str, Any]:
     part = state.get(name, {})
     if not isinstance(part, dict) or len(part) > MAX_MODULES:
         raise PickleError(f"{name} of a network is not a mapping")
-    if not all(isinstance(key, str) and len(key) <= MAX_NAME for key in part):
+    if not all(is_name(key) for key in part):
         raise PickleError(f"{name} of a network has keys that are not names")
     return part

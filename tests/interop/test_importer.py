@@ -239,3 +239,14 @@ def test_imported_configurations_are_ours(official: Path, tmp_path: Path) -> Non
     cfg = load(tmp_path / "a.safetensors").config
     assert Config.from_dict(cfg.to_dict()) == cfg
     assert cfg.training.patch.min_scale_trg == 0.5
+
+
+def test_errors_never_carry_control_characters(tmp_path: Path) -> None:
+    """A hostile name must not reach the terminal as an escape sequence."""
+    source = roughened(experiment({}, {}), 0)
+    tree = experiment({"backbone": "\x1b[2J\n" * 1000}, {})
+    path = write(tmp_path / "a.pkl", snapshot(source, tree))
+    with pytest.raises(CheckpointError) as caught:
+        import_model(path, tmp_path / "a.safetensors")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600

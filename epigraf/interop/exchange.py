@@ -95,7 +95,10 @@ def read_exchange(path: Path) -> Exchange:
         with safe_open(path, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(FORMAT)
             if text is None:
-                raise CheckpointError(f"a safetensors file, but without {FORMAT!r} in its metadata")
+                raise CheckpointError(
+                    f"a safetensors file, but without {FORMAT!r} in its metadata (models of "
+                    "epigraf need no import)"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"truncated, or not a safetensors file ({error})") from None

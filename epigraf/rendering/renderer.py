@@ -80,7 +80,7 @@ class Rendered(NamedTuple):
 
     depth is the weighted sum of t, not normalised by the opacity; opacity is the sum of the weights
     before ``last_back``; transmittance is what a background shows through: the one in front of the
-    last sample (official rule), or behind it where the last interval is FINITE.
+    last sample (official rule), or behind it where the last interval is FINITE or with midpoints.
     """
 
     features: Tensor
@@ -97,8 +97,8 @@ class RenderOptions:
     3) between near and far, or inside the ball of object_radius. sigma = density_gain * clamp(raw +
     noise + density_shift). ``last_interval`` AUTO is infinite without a background and 1e-3 with
     one; with ``midpoints`` (`quadrature.py`) there is none. ``deterministic`` switches the jitter
-    and the random importance samples off. ``max_rays``
-    bounds the rays of one pass (memory); the values do not depend on it. ``backend`` FUSED takes
+    and the random importance samples off. ``max_rays`` bounds the rays of one pass (memory); the
+    values do not depend on it. ``backend`` FUSED takes
     the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
     REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
     may leave out what lies behind a transmittance below it (features within eps max|colour|).
@@ -278,7 +278,7 @@ def _rendered(result: Composite | RenderedRays, options: RenderOptions) -> Rende
     if options.white_back or options.black_back:
         empty = (1 - result.opacity)[..., None]
         features = features + (empty if options.white_back else -empty)
-    finite = options.last_interval is LastInterval.FINITE
+    finite = options.midpoints or options.last_interval is LastInterval.FINITE
     behind = (1 - result.opacity) if finite else result.transmittance
     return Rendered(features, result.depth, result.opacity, behind)
 

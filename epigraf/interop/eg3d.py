@@ -92,51 +92,80 @@ def _config(network: Module, loaded: Mapping[str, Tensor], options: Mapping[Any,
         raise ConfigError("eg3d: disparity_space_sampling is not supported")
     if options.get("clamp_mode", "softplus") != "softplus":
         raise ConfigError(f"eg3d: clamp_mode={options.get('clamp_mode')!r} is not softplus")
-    plane, mlp = _planes_of(loaded), loaded[_NET + "0.weight"]
-    edge, radius = _option(options, "box_warp", 1.0), _option(options, "avg_camera_radius", 2.7)
     side = int(_option(network.state, "neural_rendering_resolution", 64))
     if side < 4:
         raise ConfigError(f"eg3d: neural_rendering_resolution {side} is too small")
-    half = 0.5 / focal_length(radius) * (1 - 1 / side)  # to the centre of the last pixel
-    near, far = _segment(options, radius, edge)
-    mapping_depth = sum(
-        re.fullmatch(r"backbone\.mapping\.fc\d+\.weight", n) is not None for n in loaded
-    )
+    features, resolution = _planes_of(loaded)
+    plane = {
+        "res": resolution,
+        "feat_dim": features,
+        "projection": _projection(network),
+        "mlp": {
+            "hid_dim": loaded[_NET + "0.weight"].shape[0],
+            "hidden_activation": "softplus",
+            "color_activation": "sigmoid",
+        },
+    }
     generator = {
-        "z_dim": network.state.get("z_dim", 512),
-        "w_dim": loaded[_MAPPING + "fc0.weight"].shape[0],
-        "map_depth": mapping_depth,
-        **_channels(loaded),
-        "use_noise": _SYNTHESIS + "b4.conv1.noise_strength" in loaded,
+        **_sizes(loaded),
         "num_ray_steps": options.get("depth_resolution", 48),
         "num_fine_steps": options.get("depth_resolution_importance", 48),
         "density_shift": -1.0,
         "quadrature": "midpoints",
-        "tri_plane": {
-            "res": plane[1],
-            "feat_dim": plane[0],
-            "projection": _projection(network),
-            "mlp": {
-                "hid_dim": mlp.shape[0],
-                "hidden_activation": "softplus",
-                "color_activation": "sigmoid",
-            },
+        "tri_plane": plane,
+    }
+    return Config.from_dict(
+        {
+            "name": "eg3d",
+            "model": {"generator": generator},
+            "dataset": _dataset(options, side, resolution),
+            "training": {"patch": {"resolution": min(side, 64)}},
+        }
+    )
+
+
+def _sizes(loaded: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Sizes of mapping network and backbone; channels are min(cbase / resolution, cmax)."""
+    fc0 = loaded[_MAPPING + "fc0.weight"]
+    embedded = len(loaded[_EMBED[1]]) if _EMBED[1] in loaded else 0
+    depth = sum(re.fullmatch(r"backbone\.mapping\.fc\d+\.weight", n) is not None for n in loaded)
+    base = 0
+    for name, tensor in loaded.items():
+        match = re.fullmatch(r"backbone\.synthesis\.b(\d+)\.conv1\.weight", name)
+        if match and tensor.ndim == 4:
+            base = max(base, tensor.shape[0] * int(match[1]))
+    return {
+        "z_dim": fc0.shape[1] - embedded,
+        "w_dim": fc0.shape[0],
+        "map_depth": depth,
+        "cbase": base,
+        "cmax": loaded[_SYNTHESIS + "b4.const"].shape[0],
+        "use_noise": _SYNTHESIS + "b4.conv1.noise_strength" in loaded,
+    }
+
+
+def _dataset(options: Mapping[Any, Any], side: int, resolution: int) -> dict[str, Any]:
+    """Cameras and cube; `side` of the picture, `resolution` of the planes."""
+    edge, radius = _option(options, "box_warp", 1.0), _option(options, "avg_camera_radius", 2.7)
+    near, far = _segment(options, radius, edge)
+    half = 0.5 / focal_length(radius) * (1 - 1 / side)  # to the centre of the last pixel
+    white = bool(options.get("white_back"))
+    return {
+        "name": "eg3d",
+        "resolution": side,
+        "cube_scale": edge / 2 * (resolution - 1) / resolution,
+        "white_back": white,
+        "black_back": not white,
+        "camera": {
+            "fov": math.degrees(2 * math.atan(half)),
+            "ray_start": near,
+            "ray_end": far,
+            "radius": radius,
+            "dist": "gaussian",
+            "horizontal_stddev": 0.3,
+            "vertical_stddev": 0.155,
         },
     }
-    white = bool(options.get("white_back"))
-    camera = {
-        "fov": math.degrees(2 * math.atan(half)), "ray_start": near, "ray_end": far,
-        "radius": radius, "dist": "gaussian", "horizontal_stddev": 0.3, "vertical_stddev": 0.155,
-    }  # fmt: skip
-    dataset = {
-        "name": "eg3d", "resolution": side, "cube_scale": edge / 2 * (plane[1] - 1) / plane[1],
-        "white_back": white, "black_back": not white, "camera": camera,
-    }  # fmt: skip
-    patch = {"resolution": min(side, 64)}
-    return Config.from_dict(
-        {"name": "eg3d", "model": {"generator": generator}, "dataset": dataset,
-         "training": {"patch": patch}}
-    )  # fmt: skip
 
 
 def _check_layers(loaded: Mapping[str, Tensor]) -> None:
@@ -178,17 +207,6 @@ def _planes_of(loaded: Mapping[str, Tensor]) -> tuple[int, int]:
     if torgb is None or torgb.ndim != 4 or torgb.shape[0] % 3:
         raise PickleError("an EG3D backbone that does not end in three planes")
     return torgb.shape[0] // 3, max(sides)
-
-
-def _channels(loaded: Mapping[str, Tensor]) -> dict[str, int]:
-    """cbase and cmax: channels are min(cbase / resolution, cmax)."""
-    most = loaded[_SYNTHESIS + "b4.const"].shape[0]
-    base = 0
-    for name, tensor in loaded.items():
-        match = re.fullmatch(r"backbone\.synthesis\.b(\d+)\.conv1\.weight", name)
-        if match and tensor.ndim == 4:
-            base = max(base, tensor.shape[0] * int(match[1]))
-    return {"cbase": base, "cmax": most}
 
 
 def _projection(network: Module) -> str:

@@ -159,6 +159,7 @@ def config_from_official(
     values = {
         key: copy.deepcopy(tree[key]) for key in ("model", "dataset", "training") if key in tree
     }
+    _check_sections(values)
     for key, wanted in _REQUIRED.items():
         found = _get(values, key)
         if found is not None and found != wanted:
@@ -179,6 +180,16 @@ def config_from_official(
         values.setdefault("training", {})["use_labels"] = c_dim > 0
     name = _get(values, "dataset.name")
     return Config.from_dict({"name": str(name or "official"), **values})
+
+
+def _check_sections(values: dict[str, Any]) -> None:
+    """Sections that are written to below must be mappings, or absent."""
+    for key in ("model", "model.generator", "dataset", "training", "training.augment"):
+        section = _get(values, key)
+        if section is None:
+            _pop(values, key)
+        elif not isinstance(section, dict):
+            raise ConfigError(f"official config: {key} must be a mapping, got {section!r:.40}")
 
 
 def _check_view_head(values: dict[str, Any]) -> None:
@@ -209,7 +220,7 @@ def _get(tree: Mapping[str, Any], key: str) -> Any:
 
 def _pop(tree: dict[str, Any], key: str) -> Any:
     parent, _, leaf = key.rpartition(".")
-    node = _get(tree, parent)
+    node = _get(tree, parent) if parent else tree
     return node.pop(leaf, None) if isinstance(node, dict) else None
 
 

@@ -195,16 +195,24 @@ def official_tensors(generator: Generator) -> dict[str, Tensor]:
 
 
 def snapshot(
-    generator: Generator, tree: dict[str, Any], *, old: bool = False, protocol: int = 4
+    generator: Generator,
+    tree: dict[str, Any],
+    *,
+    tensors: dict[str, Tensor] | None = None,
+    old: bool = False,
+    protocol: int = 4,
 ) -> bytes:
-    """A snapshot of the release around a generator whose experiment is `tree`."""
+    """A snapshot of the release around a generator whose experiment is `tree`.
+
+    `tensors` replace its own (by official names); `old` writes omegaconf 2.0's nodes.
+    """
     tree = copy.deepcopy(tree)
     tree["model"]["generator"] |= {"patch": "${training.patch}", "dataset": "${dataset}"}
     tree["num_gpus"] = 4
     cfg = omegaconf_tree(tree, old=old)._content["model"]._content["generator"]
     kwargs = {"z_dim": generator.z_dim, "c_dim": generator.c_dim, "cfg": cfg}
     ema = network(
-        official_tensors(generator), "Generator", cfg=cfg, z_dim=generator.z_dim,
+        tensors or official_tensors(generator), "Generator", cfg=cfg, z_dim=generator.z_dim,
         c_dim=generator.c_dim, img_resolution=generator.img_resolution, _init_args=(),
         _init_kwargs=kwargs,
     )  # fmt: skip

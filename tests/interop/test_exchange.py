@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,6 @@ def test_the_official_state_dict_is_complete(tmp_path: Path) -> None:
 
 
 def _golden(folder: Path) -> Path:
-    import lzma
-
     packed = (GOLDEN / "snapshot-small.pkl.xz").read_bytes()
     return write(folder / "a.pkl", lzma.decompress(packed))
 

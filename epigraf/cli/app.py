@@ -27,6 +27,7 @@ from epigraf.cli import (
     doctor,
     export,
     history,
+    imports,
     info,
     mesh,
     metrics,
@@ -139,6 +140,7 @@ app.command()(sample.sample)
 app.command()(video.video)
 app.command()(mesh.mesh)
 app.add_typer(data.app, name="data")
+app.command("import")(imports.import_)
 app.command()(export.export)
 app.command()(history.history)
 app.command()(metrics.metrics)

@@ -7,6 +7,12 @@ key is an error that names the nearest one.
 
 from __future__ import annotations
 
+from epigraf.config.conventions import (
+    ColorActivation,
+    HiddenActivation,
+    Projection,
+    Quadrature,
+)
 from epigraf.config.presets import list_presets, load_config, preset_folders
 from epigraf.config.sections import (
     AugmentConfig,
@@ -53,6 +59,7 @@ __all__ = [
     "CameraConfig",
     "CameraDist",
     "ClampMode",
+    "ColorActivation",
     "Compositor",
     "Config",
     "DatasetConfig",
@@ -60,6 +67,7 @@ __all__ = [
     "DecoderEngine",
     "DiscriminatorConfig",
     "GeneratorConfig",
+    "HiddenActivation",
     "LastInterval",
     "LossConfig",
     "LossName",
@@ -69,6 +77,8 @@ __all__ = [
     "OptimConfig",
     "PatchConfig",
     "PatchDistribution",
+    "Projection",
+    "Quadrature",
     "RenderBackend",
     "RenderConfig",
     "SentinelAction",

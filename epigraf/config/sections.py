@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from epigraf.config.conventions import ColorActivation, HiddenActivation, Projection, Quadrature
+
 
 class CameraDist(Enum):
     """Where camera angles come from; `CUSTOM` takes them from the dataset."""
@@ -131,6 +133,7 @@ class DatasetConfig(Section):
     cube_scale: float = Field(default=0.2, gt=0)
     white_back: bool = False
     last_back: bool = False
+    black_back: bool = False  # ours: -1 behind what rays do not absorb, as white_back is 1
     object_radius: float | None = Field(
         default=None, gt=0
     )  # ours: rays are sampled inside this ball
@@ -149,6 +152,8 @@ class MlpConfig(Section):
 
     n_layers: int = Field(default=2, ge=2)
     hid_dim: int = Field(default=64, ge=1)
+    hidden_activation: HiddenActivation = HiddenActivation.LRELU  # ours
+    color_activation: ColorActivation = ColorActivation.LINEAR  # ours
 
 
 class TriPlaneConfig(Section):
@@ -158,6 +163,7 @@ class TriPlaneConfig(Section):
     feat_dim: int = Field(default=32, ge=1)
     has_view_cond: bool = False
     posenc_period_len: float = Field(default=0.0, ge=0)
+    projection: Projection = Projection.EPIGRAF  # ours
     mlp: MlpConfig = MlpConfig()
 
 
@@ -208,6 +214,7 @@ class GeneratorConfig(Section):
         default=1.0, gt=0
     )  # ours: sigma = gain * clamp(raw + noise + shift)
     last_interval: LastInterval = LastInterval.AUTO  # ours
+    quadrature: Quadrature = Quadrature.POINTS  # ours
     density_prior_radius: float | None = Field(default=None, gt=0)  # ours: start from a ball
     density_prior_strength: float = Field(
         default=6.0, ge=0

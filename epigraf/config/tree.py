@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
+from epigraf.config.conventions import HiddenActivation, Quadrature
 from epigraf.config.sections import (
+    Compositor,
     DatasetConfig,
     DecoderConfig,
     DecoderEngine,
@@ -42,12 +44,9 @@ class Config(Section):
         _check_batch(self)
         if self.training.group_labels and not self.training.use_labels:
             raise ValueError("training.group_labels needs training.use_labels=true")
-        half = self.decoder.engine is DecoderEngine.TINYCUDANN
-        if half and self.model.loss_kwargs.pl_weight > 0:
-            raise ValueError(
-                "decoder.engine=tinycudann has no second derivatives, which "
-                "model.loss_kwargs.pl_weight > 0 needs; use decoder.engine=native"
-            )
+        _check_engines(self)
+        if self.dataset.white_back and self.dataset.black_back:
+            raise ValueError("dataset.white_back and dataset.black_back exclude each other")
         if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
             raise ValueError("dataset.object_radius must be smaller than dataset.camera.radius")
         return self
@@ -138,6 +137,27 @@ class Config(Section):
     def ema_kimg(self) -> float:
         """Half-life of the weight average in kimg."""
         return self.training.batch_size * self.model.generator.ema_multiplier
+
+
+def _check_engines(cfg: Config) -> None:
+    g = cfg.model.generator
+    if cfg.decoder.engine is DecoderEngine.TINYCUDANN:
+        if cfg.model.loss_kwargs.pl_weight > 0:
+            raise ValueError(
+                "decoder.engine=tinycudann has no second derivatives, which "
+                "model.loss_kwargs.pl_weight > 0 needs; use decoder.engine=native"
+            )
+        if g.tri_plane.mlp.hidden_activation is not HiddenActivation.LRELU:
+            raise ValueError(
+                "decoder.engine=tinycudann computes leaky ReLUs, not "
+                f"mlp.hidden_activation={g.tri_plane.mlp.hidden_activation.value}; "
+                "use decoder.engine=native"
+            )
+    if cfg.render.compositor is Compositor.NERFACC and g.quadrature is Quadrature.MIDPOINTS:
+        raise ValueError(
+            "render.compositor=nerfacc does not know model.generator.quadrature=midpoints; "
+            "use render.compositor=native"
+        )
 
 
 def _is_power_of_two(n: int) -> bool:

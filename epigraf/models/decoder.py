@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epigraf.config import DecoderEngine, GeneratorConfig
+from epigraf.config import ColorActivation, DecoderEngine, GeneratorConfig, HiddenActivation
 from epigraf.models.layers import LRELU_SLOPE, Activation, FullyConnected, ScalarEncoder
 from epigraf.ops.decoder import decode
 from epigraf.ops.render import FieldTensors
@@ -24,12 +24,13 @@ from epigraf.rendering.renderer import FieldSample
 _VIEW_MULTIPLIER = 8.0
 _VIEW_WIDTH = 32
 _VIEW_SLOPE = 0.1
+_WIDENING = 0.001  # of the sigmoid, so that black and white can be reached (mip-NeRF)
 
 
 class TriPlaneDecoder(nn.Module):
     """Features of a point to its colour (linear, unbounded) and raw density.
 
-    ``mlp.n_layers`` fully connected layers in all, leaky ReLU between them. With
+    ``mlp.n_layers`` fully connected layers in all, leaky ReLU (or softplus) between them. With
     ``posenc_period_len`` the encoded coordinates join the features. With ``has_view_cond`` the
     trunk ends in ``hid_dim`` features and the density, and a head of two layers turns the features
     and the encoded ray direction into the colour. ``engine`` evaluates the trunk.
@@ -42,11 +43,14 @@ class TriPlaneDecoder(nn.Module):
         self.pos_enc = None
         if plane.posenc_period_len > 0:
             self.pos_enc = ScalarEncoder(3, plane.posenc_period_len)
+        self.softplus = mlp.hidden_activation is HiddenActivation.SOFTPLUS
+        self.bounded = mlp.color_activation is ColorActivation.SIGMOID
+        hidden = Activation.LINEAR if self.softplus else Activation.LRELU
         width = plane.feat_dim + (self.pos_enc.dim if self.pos_enc is not None else 0)
         out = mlp.hid_dim + 1 if plane.has_view_cond else 4
         layers = []
         for _ in range(mlp.n_layers - 1):
-            layers.append(FullyConnected(width, mlp.hid_dim, Activation.LRELU))
+            layers.append(FullyConnected(width, mlp.hid_dim, hidden))
             width = mlp.hid_dim
         self.layers = nn.ModuleList([*layers, FullyConnected(width, out)])
         self.ray_dir_enc: ScalarEncoder | None = None
@@ -72,6 +76,8 @@ class TriPlaneDecoder(nn.Module):
         colors, densities = self._trunk(features, coords)
         if self.color_layers is not None:
             colors = self._view_colors(colors, directions)
+        if self.bounded:
+            colors = torch.sigmoid(colors) * (2 + 4 * _WIDENING) - (1 + 2 * _WIDENING)
         return FieldSample(colors, densities)
 
     def densities(self, features: Tensor, coords: Tensor) -> Tensor:
@@ -83,6 +89,11 @@ class TriPlaneDecoder(nn.Module):
         if self.pos_enc is not None:
             features = torch.cat([features, self.pos_enc(coords)], dim=-1)
         weights, biases = self.effective()
+        if self.softplus:
+            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+                features = F.softplus(F.linear(features, weight, bias))
+            out = F.linear(features, weights[-1], biases[-1])
+            return out[..., :-1], out[..., -1]
         run = decode if self.engine is DecoderEngine.NATIVE else decode_tinycudann
         return run(features, weights, biases, LRELU_SLOPE)
 
@@ -154,10 +165,12 @@ class TriPlaneField:
 
     def tensors(self) -> FieldTensors | None:
         """The field taken apart for the fused renderer; None with encoded coordinates, a
-        view-conditioned head or another engine, which it does not know."""
+        view-conditioned head, other activations or another engine, which it does not know."""
         if self.decoder.engine is not DecoderEngine.NATIVE:
             return None
         if self.decoder.pos_enc is not None or self.decoder.color_layers is not None:
+            return None
+        if self.decoder.softplus or self.decoder.bounded:
             return None
         weights, biases = self.decoder.effective()
         strength = 0.0 if self.prior is None else self.prior.strength

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from epigraf.config import BackgroundType, Config, RenderBackend
+from epigraf.config import BackgroundType, Config, Quadrature, RenderBackend
 from epigraf.models.backbone import NoiseMode, TriPlaneBackbone
 from epigraf.models.background import SphereBackground, plane_background
 from epigraf.models.decoder import DensityPrior, TriPlaneDecoder, TriPlaneField
 from epigraf.models.mapping import CameraEmbedding, MappingNetwork
+from epigraf.models.projection import as_read_here
 from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams
@@ -125,7 +126,8 @@ class Generator(nn.Module):
         prior = None
         if g.density_prior_radius is not None:
             prior = DensityPrior(g.density_prior_radius, g.density_prior_strength)
-        return TriPlaneField(planes[:, : self.plane_channels], self.decoder, scale, prior)
+        planes = as_read_here(planes[:, : self.plane_channels], g.tri_plane.projection)
+        return TriPlaneField(planes, self.decoder, scale, prior)
 
     def forward(
         self,
@@ -207,6 +209,8 @@ class Generator(nn.Module):
             last_interval=g.last_interval,
             last_back=data.last_back,
             white_back=data.white_back,
+            black_back=data.black_back,
+            midpoints=g.quadrature is Quadrature.MIDPOINTS,
             has_background=g.bg_model.type is not None,
             deterministic=view.deterministic,
             max_rays=self._max_rays(view, batch),

@@ -106,7 +106,7 @@ def read_snapshot(path: str | Path) -> Snapshot:
         with safe_open(path, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
     except (SafetensorError, OSError) as error:
-        hint = "official .pkl files are not read here" if path.suffix == ".pkl" else str(error)
+        hint = f"try: epigraf import {path.name}" if path.suffix == ".pkl" else str(error)
         raise CheckpointError(
             f"snapshot {path}: truncated, or not a safetensors file ({hint})"
         ) from None
@@ -252,6 +252,7 @@ class LoadedModel:
     config: Config
     kimg: float
     path: Path
+    source: dict[str, Any] | None = None  # of an imported model: release, file, sha256, network
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
@@ -266,13 +267,15 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
     generator = Generator(cfg)
     load_weights(generator, snapshot, "G_ema")
     generator.to(device).eval().requires_grad_(False)
-    return LoadedModel(generator, cfg, snapshot.images_seen / 1000, snapshot.path)
+    source = snapshot.header.get("source")
+    return LoadedModel(generator, cfg, snapshot.images_seen / 1000, snapshot.path, source)
 
 
 def export_model(model: str | Path, out: Path) -> Path:
     """Write the averaged generator alone: a fraction of a training snapshot, to share and to ship.
 
-    Counters and configuration stay, without the path of the training data.
+    Counters, configuration and (of an imported model) its source stay, without the path of the
+    training data.
 
     Args:
         model: as for `load`.
@@ -284,6 +287,7 @@ def export_model(model: str | Path, out: Path) -> Path:
     header = {
         "config": snapshot.config.with_overrides(["dataset.path=null"]).to_dict(),
         "counters": {"images_seen": snapshot.images_seen},
+        **{key: snapshot.header[key] for key in ("source",) if key in snapshot.header},
     }
     write_snapshot(out, header, {"G_ema": snapshot.tensors("G_ema")})
     return out

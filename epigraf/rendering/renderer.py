@@ -25,6 +25,7 @@ from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, fi
 from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.noise import RayNoise, draw_noise
+from epigraf.rendering.quadrature import integrate_midpoints
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
@@ -79,7 +80,7 @@ class Rendered(NamedTuple):
 
     depth is the weighted sum of t, not normalised by the opacity; opacity is the sum of the weights
     before ``last_back``; transmittance is what a background shows through: the one in front of the
-    last sample (official rule), or behind it where the last interval is FINITE.
+    last sample (official rule), or behind it where the last interval is FINITE or with midpoints.
     """
 
     features: Tensor
@@ -95,8 +96,9 @@ class RenderOptions:
     num_coarse >= 2 stratified samples and num_fine importance samples (0: none; else num_coarse >=
     3) between near and far, or inside the ball of object_radius. sigma = density_gain * clamp(raw +
     noise + density_shift). ``last_interval`` AUTO is infinite without a background and 1e-3 with
-    one. ``deterministic`` switches the jitter and the random importance samples off. ``max_rays``
-    bounds the rays of one pass (memory); the values do not depend on it. ``backend`` FUSED takes
+    one; with ``midpoints`` (`quadrature.py`) there is none. ``deterministic`` switches the jitter
+    and the random importance samples off. ``max_rays`` bounds the rays of one pass (memory); the
+    values do not depend on it. ``backend`` FUSED takes
     the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
     REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
     may leave out what lies behind a transmittance below it (features within eps max|colour|).
@@ -116,6 +118,8 @@ class RenderOptions:
     last_interval: LastInterval = LastInterval.AUTO
     last_back: bool = False
     white_back: bool = False
+    black_back: bool = False
+    midpoints: bool = False
     has_background: bool = False
     deterministic: bool = False
     max_rays: int | None = None
@@ -236,8 +240,10 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     if tensors is None:
         return (
             "the field is more than planes and a native decoder (posenc, view conditioning, "
-            "decoder.engine)"
+            "softplus, sigmoid, decoder.engine)"
         )
+    if options.midpoints:
+        return "model.generator.quadrature=midpoints"
     moving = rays.origins.requires_grad or rays.directions.requires_grad
     return why_not(tensors, moving, (options.num_coarse, options.num_fine))
 
@@ -287,9 +293,10 @@ def _march_of(options: RenderOptions) -> March:
 def _rendered(result: Composite | RenderedRays, options: RenderOptions) -> Rendered:
     """White behind what the rays have not absorbed, and what a background shows through."""
     features = result.features
-    if options.white_back:
-        features = features + (1 - result.opacity)[..., None]
-    finite = options.last_interval is LastInterval.FINITE
+    if options.white_back or options.black_back:
+        empty = (1 - result.opacity)[..., None]
+        features = features + (empty if options.white_back else -empty)
+    finite = options.midpoints or options.last_interval is LastInterval.FINITE
     behind = (1 - result.opacity) if finite else result.transmittance
     return Rendered(features, result.depth, result.opacity, behind)
 
@@ -332,6 +339,13 @@ def integrate_samples(
     where the last interval ends. ``last_back`` and ``early_stop_eps`` of the options are for the
     final pass only, so they are passed in.
     """
+    if options.midpoints:
+        if noise is not None:
+            raw = raw + options.density_noise_std * noise
+        return integrate_midpoints(
+            colors, raw, t, lambda raw: activate_density(raw, options),
+            last_back=last_back, early_stop_eps=early_stop_eps,
+        )  # fmt: skip
     sigma = activate_density(raw, options, noise)
     last = _last_delta(t, segment, options)
     run = composite_nerfacc if options.compositor is Compositor.NERFACC else composite

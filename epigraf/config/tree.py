@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
+from epigraf.config.batch import BatchSplit, split_batch
 from epigraf.config.sections import (
     DatasetConfig,
     ModelConfig,
@@ -33,7 +34,7 @@ class Config(Section):
     def _consistent(self) -> Config:
         _check_powers_of_two(self)
         _check_patches(self)
-        _check_batch(self)
+        _split(self, 1)
         if self.training.group_labels and not self.training.use_labels:
             raise ValueError("training.group_labels needs training.use_labels=true")
         if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
@@ -100,6 +101,17 @@ class Config(Section):
         """Images of one forward pass; smaller than the batch means gradient accumulation."""
         return self.training.batch_gpu or self.training.batch_size
 
+    def split(self, processes: int = 1) -> BatchSplit:
+        """How `processes` share the batch of a step.
+
+        Raises:
+            ConfigError: they cannot; says which number to change.
+        """
+        try:
+            return _split(self, processes)
+        except ValueError as error:
+            raise ConfigError(f"config: {error}") from None
+
     @property
     def num_fine_steps(self) -> int:
         """Importance samples per ray in training."""
@@ -110,6 +122,11 @@ class Config(Section):
     def ema_kimg(self) -> float:
         """Half-life of the weight average in kimg."""
         return self.training.batch_size * self.model.generator.ema_multiplier
+
+
+def _split(cfg: Config, processes: int) -> BatchSplit:
+    training, group = cfg.training, cfg.model.discriminator.mbstd_group_size
+    return split_batch(training.batch_size, training.batch_gpu, group, processes)
 
 
 def _is_power_of_two(n: int) -> bool:
@@ -147,16 +164,4 @@ def _check_patches(cfg: Config) -> None:
         raise ValueError(
             f"training.patch.discrete_support {list(patch.discrete_support)} has no scale in "
             f"{first:g}..{patch.max_scale:g}, where training begins"
-        )
-
-
-def _check_batch(cfg: Config) -> None:
-    total, part = cfg.training.batch_size, cfg.batch_gpu
-    group = cfg.model.discriminator.mbstd_group_size
-    if total % part:
-        raise ValueError(f"training.batch_gpu {part} must divide training.batch_size {total}")
-    if part % min(group, part):
-        raise ValueError(
-            f"images per pass ({part}) must be a multiple of "
-            f"model.discriminator.mbstd_group_size {group}"
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from epigraf.config import CameraDist
 from epigraf.data.images import Batch, ImageDataset
 from epigraf.rendering.camera import sample_camera_angles
+from epigraf.training.distributed import images_per_pass, images_per_process, rank, world_size
 from epigraf.training.losses import spoof_angles
 from epigraf.training.passes import FakeInputs
 from epigraf.training.schedules import Schedule
@@ -32,14 +33,17 @@ class Source(Protocol):
 
 
 class DatasetSource:
-    """One batch of real images, the same for every phase, and fresh fakes for each.
+    """One process's share of a batch: real images, the same for every phase, and fresh fakes for
+    each.
 
-    Taking it moves the run's sampler on by a batch.
+    Taking it moves the run's sampler on by a whole batch. All processes walk the same order; the
+    one of rank r of N takes items r, r + N, ... of it, so that no image is shown twice.
     """
 
     def __init__(self, state: State, dataset: ImageDataset) -> None:
         self._state, self._dataset = state, dataset
-        items = self._grouped(state.sampler.next_batch(state.cfg.training.batch_size))
+        order = state.sampler.next_batch(state.cfg.training.batch_size)
+        items = self._grouped(order[rank() :: world_size()])
         batch, device = dataset.batch(items), state.device
         self._reals = Batch(
             batch.images.to(device), batch.labels.to(device), batch.angles.to(device)
@@ -57,7 +61,7 @@ class DatasetSource:
         """
         state = self._state
         cfg, draws, device = state.cfg, state.draws, state.device
-        n = cfg.training.batch_size
+        n = images_per_process(cfg)
         items = self._grouped(draws.integers("fake_item", len(self._dataset), (n,)).tolist())
         labels = torch.stack([self._dataset.label(i) for i in items])
         angles = self._angles(items)
@@ -77,12 +81,12 @@ class DatasetSource:
         cfg = self._state.cfg
         if not cfg.training.group_labels:
             return items
-        group = min(cfg.model.discriminator.mbstd_group_size, cfg.batch_gpu)
-        groups = cfg.batch_gpu // group
+        part = images_per_pass(cfg)
+        groups = part // min(cfg.model.discriminator.mbstd_group_size, part)
         picks = self._state.draws.random("group_item", (len(items),)).tolist()
         chosen = []
         for i, (item, pick) in enumerate(zip(items, picks, strict=True)):
-            place = i % cfg.batch_gpu
+            place = i % part
             alike = self._dataset.alike(items[i - place + place % groups])
             chosen.append(item if place < groups else int(alike[int(pick * len(alike))]))
         return chosen

@@ -44,10 +44,15 @@ class Worker:
 
 
 class Forward:
-    """Passes SIGINT and SIGTERM on to all workers. Use as a context manager."""
+    """Passes SIGINT and SIGTERM on to all workers. Use as a context manager.
+
+    Attributes:
+        received: the last of them. count: how many came.
+    """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self.received: int | None = None
+        self.count = 0
         self._workers = workers
         self._old: dict[int, Any] = {}
 
@@ -61,7 +66,7 @@ class Forward:
             signal.signal(number, handler)
 
     def _forward(self, number: int, _: FrameType | None) -> None:
-        self.received = number
+        self.received, self.count = number, self.count + 1
         for worker in self._workers:
             worker.process.send_signal(number)
 
@@ -84,7 +89,9 @@ def launch(command: Sequence[str], count: int) -> tuple[int, str]:
             process = stack.enter_context(_start(command, rank, count, port, said))
             stack.callback(process.kill)  # what is left when this is over; usually nothing
             workers.append(Worker(process, said))
-        codes = _wait(workers)
+        if forward.received is not None:  # it may have missed some; nothing has begun yet
+            return 128 + forward.received, ""
+        codes = _wait(workers, forward)
         return _verdict(workers, codes, forward.received)
 
 
@@ -126,15 +133,16 @@ def _start(
     )
 
 
-def _wait(workers: Sequence[Worker]) -> list[int | None]:
-    """Until all have ended, or GRACE_SECONDS after the first did; exit codes by then."""
+def _wait(workers: Sequence[Worker], forward: Forward) -> list[int | None]:
+    """Until all have ended, or GRACE_SECONDS after the first did or a second signal came; the exit
+    codes by then."""
     deadline = float("inf")
     while True:
         codes = [worker.process.poll() for worker in workers]
         ended = sum(code is not None for code in codes)
         if ended == len(workers) or time.monotonic() > deadline:
             return codes
-        if ended and deadline == float("inf"):
+        if (ended or forward.count > 1) and deadline == float("inf"):
             deadline = time.monotonic() + GRACE_SECONDS
         time.sleep(POLL_SECONDS)
 
@@ -143,7 +151,7 @@ def _verdict(
     workers: Sequence[Worker], codes: Sequence[int | None], received: int | None
 ) -> tuple[int, str]:
     """Exit code and message of the whole from those of its parts."""
-    count, codes = len(workers), [0 if code is None else code for code in codes]
+    count, codes = len(workers), [_exit_code(code, received) for code in codes]
     quiet = {0, PEER_LOST} | STOPPED
     if failed := [rank for rank, code in enumerate(codes) if code not in quiet]:
         return 1, _obituary(workers[failed[0]], failed[0], count, codes[failed[0]])
@@ -158,6 +166,14 @@ def _verdict(
         f"error: rank {lost} of {count} lost the connection to the others; whole snapshots remain: "
         f"continue with --resume latest"
     )
+
+
+def _exit_code(code: int | None, received: int | None) -> int:
+    """Of a process: 0 where it had not ended, 128 + n where signal n that was passed on came so
+    early that Python did not handle it yet."""
+    if code is not None and received is not None and code == -received:
+        return 128 + received
+    return code or 0
 
 
 def _obituary(worker: Worker, rank: int, count: int, code: int) -> str:

@@ -161,4 +161,7 @@ def main() -> None:
     if bench.DEFAULT_MALLOC not in sys.argv:
         keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminated)
-    app(prog_name="epigraf")
+    try:
+        app(prog_name="epigraf")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception has nowhere to go any more

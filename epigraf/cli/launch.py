@@ -47,12 +47,12 @@ class Forward:
     """Passes SIGINT and SIGTERM on to all workers. Use as a context manager.
 
     Attributes:
-        received: the last of them. count: how many came.
+        received: the last of them. interrupts: how many SIGINT came.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self.received: int | None = None
-        self.count = 0
+        self.interrupts = 0
         self._workers = workers
         self._old: dict[int, Any] = {}
 
@@ -66,7 +66,8 @@ class Forward:
             signal.signal(number, handler)
 
     def _forward(self, number: int, _: FrameType | None) -> None:
-        self.received, self.count = number, self.count + 1
+        self.received = number
+        self.interrupts += number == signal.SIGINT
         for worker in self._workers:
             worker.process.send_signal(number)
 
@@ -134,7 +135,7 @@ def _start(
 
 
 def _wait(workers: Sequence[Worker], forward: Forward) -> list[int | None]:
-    """Until all have ended, or GRACE_SECONDS after the first did or a second signal came; the exit
+    """Until all have ended, or GRACE_SECONDS after the first did or a second Ctrl-C came; the exit
     codes by then."""
     deadline = float("inf")
     while True:
@@ -142,7 +143,7 @@ def _wait(workers: Sequence[Worker], forward: Forward) -> list[int | None]:
         ended = sum(code is not None for code in codes)
         if ended == len(workers) or time.monotonic() > deadline:
             return codes
-        if (ended or forward.count > 1) and deadline == float("inf"):
+        if (ended or forward.interrupts > 1) and deadline == float("inf"):
             deadline = time.monotonic() + GRACE_SECONDS
         time.sleep(POLL_SECONDS)
 

@@ -227,7 +227,7 @@ def check_in_step(tensors: Iterable[tuple[str, Tensor]], when: str) -> None:
     if not _grouped():
         return
     names, sums = zip(*((name, _bit_sum(tensor)) for name, tensor in tensors), strict=True)
-    ours = torch.stack(sums).cpu()
+    ours = torch.stack(sums)
     most, least = ours.clone(), ours.neg()
     with _talking():
         dist.all_reduce(most, dist.ReduceOp.MAX)
@@ -242,7 +242,7 @@ def check_in_step(tensors: Iterable[tuple[str, Tensor]], when: str) -> None:
 
 
 def _bit_sum(tensor: Tensor) -> Tensor:
-    """Sum of a tensor's bit patterns, int64 []."""
+    """Sum of a tensor's bit patterns, int64 [] on the CPU."""
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     whole = tensor.detach().contiguous().reshape(-1)
-    return whole.view(bits[whole.element_size()]).sum(dtype=torch.int64)
+    return whole.view(bits[whole.element_size()]).sum(dtype=torch.int64).cpu()

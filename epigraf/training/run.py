@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -128,10 +128,14 @@ def opened(
 
 
 def all_tensors(state: State) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a run as (GROUP/NAME, tensor)."""
+    """Everything that all processes of a run must agree on, as (GROUP/NAME, tensor)."""
     for group, tensors in state_tensors(state).items():
         for name, tensor in tensors.items():
             yield f"{group}/{name}", tensor
+    counters = asdict(state.counters) | {"sampler": state.sampler.position}
+    for name, value in counters.items():
+        if name != "seconds":  # each has a clock of its own
+            yield f"counters/{name}", torch.tensor(value, dtype=torch.float64)
 
 
 def _with_path(cfg: Config, data: str | Path) -> Config:

@@ -46,7 +46,7 @@ class Snapshots:
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder, self.keep_last = folder, keep_last
         if is_main():
-            for leftover in folder.glob(".*.tmp"):
+            for leftover in (*folder.glob(".*.tmp"), *folder.glob(".tmp*")):  # ours, safetensors'
                 leftover.unlink(missing_ok=True)
         self.best = on_main(lambda: _read_best(folder))
 

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["epigraf.training.loop", "tests.training.processes"])
+_CONTEXT.set_forkserver_preload(
+    ["epigraf.training.loop", "tensorboard.compat.proto.event_pb2", "tests.training.processes"]
+)
 
 Work = Callable[..., Any]
 

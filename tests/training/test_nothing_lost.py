@@ -32,9 +32,15 @@ def _train(
 
 
 @pytest.fixture
-def quick(small_config: Config) -> Config:
-    """Three ticks of one step, a snapshot each."""
+def wide(small_config: Config) -> Config:
+    """Three ticks of one step, a snapshot of 19 MB each."""
     return small_config.with_overrides(["training.kimg=0.012", "training.tick=0.004"])
+
+
+@pytest.fixture
+def quick(wide: Config) -> Config:
+    """The same with a discriminator of a few thousand parameters."""
+    return wide.with_overrides(["model.discriminator.hyper_mod=false"])
 
 
 def _longer(cfg: Config, kimg: float) -> Config:
@@ -46,7 +52,7 @@ def _longer(cfg: Config, kimg: float) -> Config:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB, enough for one snapshot of `quick` but not for two."""
+    """A file system of 24 MB, enough for one snapshot of `wide` but not for two."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
@@ -57,17 +63,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_the_last_snapshot(
-    quick: Config, small_data: Path, small_disk: Path, tmp_path: Path
+    wide: Config, small_data: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=r"000\.safetensors: cannot be written: .*No space"):
-        _train(quick, small_data, small_disk)
+        _train(wide, small_data, small_disk)
     folder = next(small_disk.iterdir())
     assert not list(folder.glob(".*"))
     (snapshot,) = snapshot_files(folder)
     assert read_snapshot(snapshot).images_seen == 4
     roomy = tmp_path / "roomy"
     shutil.copytree(folder, roomy / folder.name)
-    assert _train(quick, small_data, roomy, "latest").kimg == 0.012
+    assert _train(wide, small_data, roomy, "latest").kimg == 0.012
 
 
 def test_a_write_that_fails_half_way_leaves_the_last_snapshot(
@@ -242,47 +248,45 @@ def _assert_equal(a: Snapshot, b: Snapshot) -> None:
     assert a.header == b.header  # counters, random numbers, order, and the checksums of all tensors
 
 
-def _survive(cfg: Config, data: Path, folder: Path, kills: int, seed: int) -> int:
-    """Train with `kills` times kill -9 at random moments; compare with an undisturbed run.
+def _survive(cfg: Config, data: Path, folder: Path, kills: int, seed: int) -> None:
+    """Kill a run `kills` times at random moments, let it end, and compare with an undisturbed one.
 
-    Returns:
-        How many of the kills hit a run in progress.
+    Sessions live up to twice as long as the first needs for its first snapshot: kills fall into
+    imports, loading, steps and writes.
     """
+    killed, whole = folder / "killed", folder / "whole"
     start(time.sleep, 0).join()  # the server of processes is up
-    began = time.monotonic()
-    process = start(_train, cfg, data, folder / "whole", "latest")
-    process.join()
-    whole = time.monotonic() - began
-    dice, hit = random.Random(seed), 0
-    for _ in range(kills):
-        process = start(_train, cfg, data, folder / "killed", "latest")
-        process.join(dice.uniform(0.1, 0.9) * whole)
-        hit += process.exitcode is None
+    dice, began, patience = random.Random(seed), time.monotonic(), 0.0
+    for number in range(kills):
+        process = start(_train, _longer(cfg, 1000), data, killed, "latest")
+        while number == 0 and not list(killed.glob("*/network-snapshot-*.safetensors")):
+            time.sleep(0.01)
+            patience = time.monotonic() - began
+        process.join(dice.uniform(0, 2 * patience))
+        assert process.exitcode is None
         process.kill()
         process.join()
-    process = start(_train, cfg, data, folder / "killed", "latest")
-    process.join()
-    assert process.exitcode == 0
-    final = _final(folder / "killed")
-    _assert_equal(final, _final(folder / "whole"))
-    assert not list(folder.glob("killed/*/.*"))
+    seen = _final(killed).images_seen
+    for out in (killed, whole):
+        process = start(_train, _longer(cfg, (seen + 8) / 1000), data, out, "latest")
+        process.join()
+        assert process.exitcode == 0
+    final = _final(killed)
+    _assert_equal(final, _final(whole))
+    assert not list(final.path.parent.glob(".*"))
     text = (final.path.parent / "stats.jsonl").read_text(encoding="utf-8")
     images = [json.loads(line)["Progress/images"] for line in text.splitlines()]
-    assert images == sorted(set(images))
-    assert images[-1] == final.images_seen
-    return hit
+    assert images == list(range(4, seen + 9, 4))  # each tick once
 
 
 def test_killed_at_any_moment_it_goes_on_bit_for_bit(
-    small_config: Config, small_data: Path, tmp_path: Path
+    wide: Config, small_data: Path, tmp_path: Path
 ) -> None:
-    cfg = small_config.with_overrides(["training.kimg=0.032", "training.tick=0.004"])
-    assert _survive(cfg, small_data, tmp_path, kills=3, seed=0) > 0
+    _survive(wide, small_data, tmp_path, kills=3, seed=0)
 
 
 @pytest.mark.slow
 def test_killed_fifty_times_it_goes_on_bit_for_bit(
-    small_config: Config, small_data: Path, tmp_path: Path
+    wide: Config, small_data: Path, tmp_path: Path
 ) -> None:
-    cfg = small_config.with_overrides(["training.kimg=0.12", "training.tick=0.004"])
-    assert _survive(cfg, small_data, tmp_path, kills=50, seed=1) > 5
+    _survive(wide, small_data, tmp_path, kills=50, seed=1)

@@ -183,8 +183,10 @@ def _describe(
     """What a run would be, without starting it."""
     from epigraf.data.images import ImageDataset
     from epigraf.training.describe import describe
+    from epigraf.training.distributed import share_threads
     from epigraf.training.log import require_folder, run_name
     from epigraf.training.resume import changes_on_resume, data_changes
+    from epigraf.training.run import with_path
     from epigraf.training.snapshots import find_origin
     from epigraf.training.state import resolve_config
 
@@ -192,7 +194,8 @@ def _describe(
     dataset = ImageDataset(
         source, cfg.dataset.resolution, cfg.training.mirror, cfg.training.use_labels
     )
-    cfg = resolve_config(cfg, dataset)
+    cfg = resolve_config(with_path(cfg, source), dataset)
+    share_threads(processes)
     lines = describe(cfg, dataset, processes=processes)
     origin = find_origin(resume, out, cfg.name, lines) if resume else None
     folder = out / ("NNNNN-" + run_name(cfg, desc))

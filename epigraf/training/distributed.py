@@ -86,13 +86,19 @@ def joined(device: torch.device | str | None = None) -> Iterator[torch.device]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(max(torch.get_num_threads() // place.local_size, 1))
+        share_threads(place.local_size)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with _talking():
         dist.init_process_group(backend, timeout=PATIENCE, rank=place.rank, world_size=place.size)
     yield device
     barrier()
     dist.destroy_process_group()  # after an error the others may be gone: only exit then
+
+
+def share_threads(processes: int) -> None:
+    """Divide the CPU threads of this machine among its processes."""
+    if processes > 1:
+        torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
 
 
 def _own_device(place: Place, wanted: torch.device | str | None) -> torch.device:

@@ -107,7 +107,7 @@ def opened(
     dataset = ImageDataset(
         data, cfg.dataset.resolution, cfg.training.mirror, cfg.training.use_labels
     )
-    cfg = resolve_config(_with_path(cfg, data), dataset)
+    cfg = resolve_config(with_path(cfg, data), dataset)
     lines: list[str] = []
     origin = _find_origin(cfg, out, options, lines)
     state = build_state(cfg, len(dataset), dataset.mean_camera_pose, device)
@@ -134,11 +134,11 @@ def all_tensors(state: State) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"{group}/{name}", tensor
     counters = asdict(state.counters) | {"sampler": state.sampler.position}
     for name, value in counters.items():
-        if name != "seconds":  # each has a clock of its own
+        if name != "seconds" and isinstance(value, (int, float)):  # each has a clock of its own
             yield f"counters/{name}", torch.tensor(value, dtype=torch.float64)
 
 
-def _with_path(cfg: Config, data: str | Path) -> Config:
+def with_path(cfg: Config, data: str | Path) -> Config:
     """The configuration with `dataset.path` as it was given (any text: no YAML is read here)."""
     values = cfg.to_dict()
     values["dataset"]["path"] = str(data)

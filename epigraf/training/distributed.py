@@ -103,7 +103,9 @@ def share_threads(processes: int) -> None:
 
 def _own_device(place: Place, wanted: torch.device | str | None) -> torch.device:
     if wanted is not None:
-        return torch.device(wanted)
+        device = torch.device(wanted)
+        shared = device.type == "cuda" and device.index is None and place.size > 1
+        return torch.device("cuda", place.local_rank) if shared else device
     if not torch.cuda.is_available():
         return torch.device("cpu")
     found = torch.cuda.device_count()

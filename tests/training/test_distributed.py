@@ -377,5 +377,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     own = distributed._own_device
     assert own(Place(3, 4, 1, 2), None) == torch.device("cuda", 1)
     assert own(Place(), None) == torch.device("cuda")
+    assert own(Place(2, 4, 0, 2), "cuda") == torch.device("cuda", 0)
+    assert own(Place(3, 4, 1, 2), "cuda") == torch.device("cuda", 1)
+    assert own(Place(3, 4, 1, 2), "cpu") == torch.device("cpu")
     with pytest.raises(TrainingError, match="4 processes on a machine with 2 GPUs; give --gpus 2"):
         own(Place(0, 4, 0, 4), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ from epigraf.cli import launch
 from epigraf.config import Config, load_config
 from epigraf.errors import ConfigError, DataError
 from epigraf.training.place import find_place
-
-if TYPE_CHECKING:
-    from epigraf.training.run import TrainOptions
 
 ConfigName = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A preset (see `epigraf configs`) or a file.")
@@ -90,27 +87,20 @@ def train(
     """
     changes = [*(override or []), *_batch_changes(batch, batch_gpu)]
     cfg = settled_config(config, changes, minutes, seed)
-    source = data or (Path(cfg.dataset.path) if cfg.dataset.path else None)
-    if source is None:
-        raise ConfigError("train: give --data PATH (or dataset.path in the configuration)")
-    processes = _processes(gpus)
-    cfg.split(processes)
+    source, processes = _source(data, cfg), _processes(gpus, cfg)
     if dry_run:
         _describe(cfg, source, out, desc, resume, allow_data_change, processes)
     elif processes > find_place().size:
         _launch(processes, source)
     else:
-        launch.watch_launcher()
-        from epigraf.metrics.evaluate import Evaluator
-        from epigraf.training.loop import TrainOptions
+        _train(cfg, source, out, desc, resume, allow_data_change)
 
-        options = TrainOptions(
-            resume=resume,
-            allow_data_change=allow_data_change,
-            desc=desc,
-            evaluate=Evaluator(),
-        )
-        _train(cfg, source, out, options)
+
+def _source(data: Path | None, cfg: Config) -> Path:
+    """The data set: the option's, or else the configuration's."""
+    if data is None and not cfg.dataset.path:
+        raise ConfigError("train: give --data PATH (or dataset.path in the configuration)")
+    return data or Path(cfg.dataset.path or "")
 
 
 def _launch(processes: int, source: Path) -> None:
@@ -124,11 +114,24 @@ def _launch(processes: int, source: Path) -> None:
         raise typer.Exit(code)
 
 
-def _train(cfg: Config, source: Path, out: Path, options: TrainOptions) -> None:
-    """Train in this process."""
+def _train(
+    cfg: Config,
+    source: Path,
+    out: Path,
+    desc: str | None,
+    resume: str | None,
+    allow_data_change: bool,
+) -> None:
+    """Train in this process, perhaps one of several."""
+    launch.watch_launcher()
+    from epigraf.metrics.evaluate import Evaluator
     from epigraf.training.distributed import PeerLost
+    from epigraf.training.loop import TrainOptions
     from epigraf.training.loop import train as run_training
 
+    options = TrainOptions(
+        resume=resume, allow_data_change=allow_data_change, desc=desc, evaluate=Evaluator()
+    )
     try:
         code = run_training(cfg, source, out, options).reason.exit_code
     except PeerLost:
@@ -144,11 +147,12 @@ def _batch_changes(batch: int | None, batch_gpu: int | None) -> list[str]:
     return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-def _processes(gpus: int | None) -> int:
+def _processes(gpus: int | None, cfg: Config) -> int:
     """How many processes will train together.
 
     Raises:
-        ConfigError: torchrun has started another number than --gpus asks for.
+        ConfigError: torchrun has started another number than --gpus asks for, or they cannot share
+            the batch.
     """
     place = find_place()
     if gpus is not None and place.size > 1 and gpus != place.local_size:
@@ -156,7 +160,9 @@ def _processes(gpus: int | None) -> int:
             f"train: --gpus {gpus}, but {place.local_size} processes were started on this machine; "
             f"leave --gpus out"
         )
-    return place.size if place.size > 1 else gpus or 1
+    processes = place.size if place.size > 1 else gpus or 1
+    cfg.split(processes)
+    return processes
 
 
 def settled_config(

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
+from epigraf.config.batch import BatchSplit, split_batch
 from epigraf.config.conventions import HiddenActivation, Quadrature
 from epigraf.config.sections import (
     Compositor,
@@ -41,7 +42,7 @@ class Config(Section):
     def _consistent(self) -> Config:
         _check_powers_of_two(self)
         _check_patches(self)
-        _check_batch(self)
+        _split(self, 1)
         if self.training.group_labels and not self.training.use_labels:
             raise ValueError("training.group_labels needs training.use_labels=true")
         _check_engines(self)
@@ -127,6 +128,17 @@ class Config(Section):
         """Images of one forward pass; smaller than the batch means gradient accumulation."""
         return self.training.batch_gpu or self.training.batch_size
 
+    def split(self, processes: int = 1) -> BatchSplit:
+        """How `processes` share the batch of a step.
+
+        Raises:
+            ConfigError: they cannot; says which number to change.
+        """
+        try:
+            return _split(self, processes)
+        except ValueError as error:
+            raise ConfigError(f"config: {error}") from None
+
     @property
     def num_fine_steps(self) -> int:
         """Importance samples per ray in training."""
@@ -158,6 +170,12 @@ def _check_engines(cfg: Config) -> None:
             "render.compositor=nerfacc does not know model.generator.quadrature=midpoints; "
             "use render.compositor=native"
         )
+
+
+def _split(cfg: Config, processes: int) -> BatchSplit:
+    training, group = cfg.training, cfg.model.discriminator.mbstd_group_size
+    views = training.patches_per_latent
+    return split_batch(training.batch_size, training.batch_gpu, group, processes, views)
 
 
 def _is_power_of_two(n: int) -> bool:
@@ -195,23 +213,4 @@ def _check_patches(cfg: Config) -> None:
         raise ValueError(
             f"training.patch.discrete_support {list(patch.discrete_support)} has no scale in "
             f"{first:g}..{patch.max_scale:g}, where training begins"
-        )
-
-
-def _check_batch(cfg: Config) -> None:
-    total, part = cfg.training.batch_size, cfg.batch_gpu
-    group = cfg.model.discriminator.mbstd_group_size
-    if total % part:
-        raise ValueError(f"training.batch_gpu {part} must divide training.batch_size {total}")
-    if part % min(group, part):
-        raise ValueError(
-            f"images per pass ({part}) must be a multiple of "
-            f"model.discriminator.mbstd_group_size {group}"
-        )
-    views = cfg.training.patches_per_latent
-    if views > 1 and (part % views or (part // views) % min(group, part)):
-        raise ValueError(
-            f"training.patches_per_latent {views} must divide the images per pass ({part}) into a "
-            f"multiple of model.discriminator.mbstd_group_size {group} objects: the members of a "
-            f"minibatch-stddev group are different objects"
         )

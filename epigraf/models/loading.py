@@ -2,7 +2,8 @@
 
 A snapshot holds groups of tensors named `GROUP/NAME` (G_ema, and for training G, D and the
 optimisers) and, in the metadata of the safetensors file, one JSON text: the format version, the
-configuration, the counters and a checksum of each group.
+configuration, the counters, a checksum of each group and one of the list of tensors. A second
+entry of the metadata is the checksum of that text.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from epigraf.models.generator import Generator
 
 FORMAT = 1  # raised whenever older programs could misread a snapshot
 _METADATA_KEY = "epigraf"
+_CHECKSUM_KEY = "epigraf.crc32"
 _NAME = re.compile(r"network-snapshot-(\d{6,})\.safetensors")
 
 
@@ -69,8 +71,7 @@ class Snapshot:
             raise CheckpointError(f"snapshot {self.path}: has no tensors of {group!r}")
         if checksum(found) != expected:
             raise CheckpointError(
-                f"snapshot {self.path}: the tensors of {group!r} are damaged (wrong checksum); "
-                f"use an older snapshot"
+                f"snapshot {self.path}: the tensors of {group!r} are damaged (wrong checksum)"
             )
         return found
 
@@ -104,27 +105,48 @@ def read_snapshot(path: str | Path) -> Snapshot:
         raise CheckpointError(f"snapshot {path}: no such file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(_METADATA_KEY)
+            metadata = file.metadata() or {}
+            index = _index(
+                (name, file.get_slice(name).get_shape())
+                for name in file.keys()  # noqa: SIM118
+            )
     except (SafetensorError, OSError) as error:
         hint = f"try: epigraf import {path.name}" if path.suffix == ".pkl" else str(error)
         raise CheckpointError(
             f"snapshot {path}: truncated, or not a safetensors file ({hint})"
         ) from None
-    if text is None:
+    if _METADATA_KEY not in metadata:
         raise CheckpointError(f"snapshot {path}: a safetensors file, but not one of epigraf")
-    try:
-        header = json.loads(text)
-        version = int(header["format"])
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"snapshot {path}: its header is damaged") from None
+    header, version = _parse_header(path, metadata)
     if version > FORMAT:
         raise CheckpointError(
             f"snapshot {path}: written by a newer epigraf (format {version}, this version reads "
             f"up to {FORMAT}); upgrade epigraf"
         )
     if not _is_complete(header):
-        raise CheckpointError(f"snapshot {path}: its header is damaged")
+        raise CheckpointError(f"snapshot {path}: its header is damaged (counters are missing)")
+    if header.get("index", index) != index:  # older snapshots have none
+        raise CheckpointError(f"snapshot {path}: its list of tensors is damaged (wrong checksum)")
     return Snapshot(path, header)
+
+
+def _parse_header(path: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], int]:
+    """The JSON text of a snapshot as values, and its format version."""
+    text = metadata[_METADATA_KEY]
+    stated = metadata.get(_CHECKSUM_KEY)  # older snapshots have none
+    if stated is not None and stated != str(zlib.crc32(text.encode())):
+        raise CheckpointError(f"snapshot {path}: its header is damaged (wrong checksum)")
+    try:
+        header = json.loads(text)
+        return header, int(header["format"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"snapshot {path}: its header is damaged") from None
+
+
+def _index(tensors: Iterable[tuple[str, Iterable[int]]]) -> int:
+    """CRC-32 of names and shapes."""
+    lines = sorted(f"{name} {list(shape)}" for name, shape in tensors)
+    return zlib.crc32("\n".join(lines).encode())
 
 
 def _is_complete(header: dict[str, Any]) -> bool:
@@ -143,7 +165,7 @@ def write_snapshot(
 
     Args:
         path: `network-snapshot-KIMG.safetensors`.
-        header: JSON-ready values; `format` and `checksums` are added here.
+        header: JSON-ready values; the format and the checksums are added here.
         groups: group -> name -> tensor, on any device.
     Raises:
         CheckpointError: it cannot be written (the disk is full, ...). OSError: nor can the folder.
@@ -151,11 +173,16 @@ def write_snapshot(
     groups = {
         g: {n: t.detach().cpu().contiguous() for n, t in ts.items()} for g, ts in groups.items()
     }
-    checksums = {group: checksum(tensors) for group, tensors in groups.items()}
-    text = json.dumps({**header, "format": FORMAT, "checksums": checksums})
     flat = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
+    added = {
+        "format": FORMAT,
+        "checksums": {group: checksum(tensors) for group, tensors in groups.items()},
+        "index": _index((name, t.shape) for name, t in flat.items()),
+    }
+    text = json.dumps({**header, **added})
+    metadata = {_METADATA_KEY: text, _CHECKSUM_KEY: str(zlib.crc32(text.encode()))}
     try:
-        write_atomically(path, lambda file: save_file(flat, file, metadata={_METADATA_KEY: text}))
+        write_atomically(path, lambda file: save_file(flat, file, metadata=metadata))
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while serializing: ")
         raise CheckpointError(f"snapshot {path}: cannot be written: {reason}") from None

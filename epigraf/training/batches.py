@@ -13,6 +13,7 @@ from torch import Tensor
 from epigraf.config import CameraDist, LossName
 from epigraf.data.images import Batch, ImageDataset
 from epigraf.rendering.camera import sample_camera_angles
+from epigraf.training.distributed import images_per_pass, images_per_process, rank, world_size
 from epigraf.training.losses import spoof_angles
 from epigraf.training.passes import FakeInputs
 from epigraf.training.schedules import Schedule
@@ -32,14 +33,17 @@ class Source(Protocol):
 
 
 class DatasetSource:
-    """One batch of real images, the same for every phase, and fresh fakes for each.
+    """One process's share of a batch: real images, the same for every phase, and fresh fakes for
+    each.
 
-    Taking it moves the run's sampler on by a batch.
+    Taking it moves the run's sampler on by a whole batch. All processes walk the same order; the
+    one of rank r of N takes items r, r + N, ... of it, so that no image is shown twice.
     """
 
     def __init__(self, state: State, dataset: ImageDataset) -> None:
         self._state, self._dataset = state, dataset
-        self._items = self._grouped(state.sampler.next_batch(state.cfg.training.batch_size))
+        order = state.sampler.next_batch(state.cfg.training.batch_size)
+        self._items = self._grouped(order[rank() :: world_size()])
         batch, device = dataset.batch(self._items), state.device
         self._reals = Batch(
             batch.images.to(device), batch.labels.to(device), batch.angles.to(device)
@@ -58,7 +62,7 @@ class DatasetSource:
         state = self._state
         cfg, draws, device = state.cfg, state.draws, state.device
         views = cfg.training.patches_per_latent
-        items = self._fake_items(cfg.training.batch_size // views)
+        items = self._fake_items(images_per_process(cfg) // views)
         labels = torch.stack([self._dataset.label(i) for i in items]).repeat_interleave(views, 0)
         angles = self._angles(self._view_items(items, views))
         z = draws.normal("z", (len(items), cfg.model.generator.z_dim), torch.empty(0))
@@ -99,8 +103,8 @@ class DatasetSource:
         cfg = self._state.cfg
         if not cfg.training.group_labels:
             return items
-        group = min(cfg.model.discriminator.mbstd_group_size, cfg.batch_gpu)
-        a_pass = cfg.batch_gpu * len(items) // cfg.training.batch_size
+        group = min(cfg.model.discriminator.mbstd_group_size, images_per_pass(cfg))
+        a_pass = images_per_pass(cfg) * len(items) // images_per_process(cfg)
         groups = a_pass // group
         picks = self._state.draws.random("group_item", (len(items),)).tolist()
         chosen = []

@@ -18,6 +18,8 @@ from epigraf.data.sampler import InfiniteSampler
 from epigraf.errors import CheckpointError, TrainingError
 from epigraf.models.loading import Snapshot, read_snapshot
 from epigraf.rendering.draws import RandomDraws
+from epigraf.training.distributed import on_main
+from epigraf.training.resume import SharedSnapshot
 from epigraf.training.sentinels import ACTING, Verdict
 from epigraf.training.state import Counters, State, load_state, scale_learning_rates
 
@@ -36,14 +38,21 @@ def mark_good(snapshot: Path) -> None:
     partial.unlink(missing_ok=True)  # renaming a name of the same file leaves both
 
 
-def last_good(folder: Path) -> Snapshot | None:
-    """The last good snapshot of a run folder; None where there is none that can be read."""
-    try:
-        snapshot = read_snapshot(folder / GOOD_SNAPSHOT)
-        snapshot.check()
-    except CheckpointError:
-        return None
-    return snapshot
+def last_good(folder: Path) -> SharedSnapshot | None:
+    """The last good snapshot of a run folder; None where there is none that can be read.
+
+    The main process looks for it, and all of them get it.
+    """
+
+    def look() -> SharedSnapshot | None:
+        try:
+            snapshot = read_snapshot(folder / GOOD_SNAPSHOT)
+            snapshot.check()
+        except CheckpointError:
+            return None
+        return SharedSnapshot(snapshot.path, snapshot.header)
+
+    return on_main(look)
 
 
 def act(state: State, folder: Path, verdicts: Sequence[Verdict]) -> str:

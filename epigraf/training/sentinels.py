@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from epigraf.config import NonfiniteConfig, SentinelAction, SentinelConfig, SentinelsConfig
+from epigraf.training.distributed import on_main
 from epigraf.training.log import Numbers
 from epigraf.training.probes import Probe, ask
 from epigraf.training.state import Counters, State
@@ -161,7 +162,8 @@ class Sentinels:
         wanted = [name for name in PROBED if self._is_on(name)]
         if not (due and wanted):
             return {}
-        return {k: v for k, v in ask(state.ema, self._probe).items() if k in wanted}
+        answers = on_main(lambda: ask(state.ema, self._probe))  # one judge for all processes
+        return {k: v for k, v in answers.items() if k in wanted}
 
     def _judge(self, counters: Counters, name: str, value: float) -> list[Verdict]:
         watch, kind = getattr(self.cfg, name), KINDS[name]

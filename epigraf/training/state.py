@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from epigraf.config import AugmentMode, CameraDist, Config
+from epigraf.data.fingerprint import Fingerprint
 from epigraf.data.images import ImageDataset, InfiniteSampler
 from epigraf.errors import CheckpointError, ConfigError
 from epigraf.models.discriminator import Discriminator
@@ -19,6 +20,8 @@ from epigraf.models.loading import Snapshot, load_weights, write_snapshot
 from epigraf.rendering.camera import minimal_cube_scale
 from epigraf.rendering.draws import Draws, RandomDraws
 from epigraf.training.augment import AugmentPipe
+from epigraf.training.distributed import gather, is_main, rank, world_size
+from epigraf.training.resume import changes_on_resume, data_changes
 from epigraf.training.schedules import lazy_optimiser
 
 
@@ -57,6 +60,7 @@ class State:
     draws: Draws
     sampler: InfiniteSampler
     path_length_mean: Tensor  # scalar
+    data: Fingerprint | None = None  # of the training set
     counters: Counters = field(default_factory=Counters)
 
     @property
@@ -124,6 +128,9 @@ def build_state(
 ) -> State:
     """A run at its beginning, made from `training.seed`.
 
+    All processes build the same networks; each has random numbers of its own (seed * N + r for
+    process r of N), and all walk the same order of images.
+
     Args:
         cfg: a resolved configuration.
         num_items: size of the data set (mirrored items included).
@@ -150,7 +157,7 @@ def build_state(
         optimiser_g=_adam(generator, cfg.model.generator.optim, pl_interval),
         optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, cfg.lazy_r1_interval),
         augment=augment.to(device) if augment is not None else None,
-        draws=RandomDraws(seed, device),
+        draws=RandomDraws(seed * world_size() + rank(), device),
         sampler=InfiniteSampler(num_items, seed),
         path_length_mean=torch.zeros((), device=device),
         counters=Counters(augment_p=cfg.training.augment.p if mode is AugmentMode.FIXED else 0.0),
@@ -194,8 +201,22 @@ def _load_optimiser(
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
+def state_tensors(state: State) -> dict[str, dict[str, Tensor]]:
+    """Every tensor of a run, by group and name; in several processes all hold the same."""
+    return {
+        "G": state.generator.state_dict(),
+        "D": state.discriminator.state_dict(),
+        "G_ema": state.ema.state_dict(),
+        "optim_G": _optimiser_tensors(state.optimiser_g, state.generator),
+        "optim_D": _optimiser_tensors(state.optimiser_d, state.discriminator),
+        "loss": {"path_length_mean": state.path_length_mean},
+    }
+
+
 def save_state(state: State, path: Path, extra: dict[str, Any] | None = None) -> None:
     """Write a snapshot from which `load_state` continues bit-identically (on a CPU).
+
+    All processes call it, the main one writes.
 
     Args:
         state: the run, between two steps.
@@ -204,32 +225,34 @@ def save_state(state: State, path: Path, extra: dict[str, Any] | None = None) ->
     """
     if not isinstance(state.draws, RandomDraws):
         raise TypeError("save_state: replayed random numbers have no state to save")
+    draws, *others = gather(state.draws.get_state())
+    if not is_main():
+        return
     header = {
         "config": state.cfg.to_dict(),
         "counters": asdict(state.counters),
-        "draws": state.draws.get_state(),
+        "draws": draws,
+        "draws_of_others": others,  # of the processes 1, 2, ...
         "draws_device": state.device.type,
         "sampler": dict(state.sampler.state_dict()),
+        "data": asdict(state.data) if state.data is not None else None,
         **(extra or {}),
     }
-    groups = {
-        "G": state.generator.state_dict(),
-        "D": state.discriminator.state_dict(),
-        "G_ema": state.ema.state_dict(),
-        "optim_G": _optimiser_tensors(state.optimiser_g, state.generator),
-        "optim_D": _optimiser_tensors(state.optimiser_d, state.discriminator),
-        "loss": {"path_length_mean": state.path_length_mean},
-    }
-    write_snapshot(path, header, groups)
+    write_snapshot(path, header, state_tensors(state))
 
 
-def load_state(state: State, snapshot: Snapshot) -> None:
+def load_state(state: State, snapshot: Snapshot, allow_data_change: bool = False) -> list[str]:
     """Bring a freshly built `state` to where `snapshot` was taken.
 
+    Args:
+        allow_data_change: go on although the data set is another one.
+    Returns:
+        One line for each thing that is not as it was: keys, data, random numbers.
     Raises:
         CheckpointError: the snapshot is damaged or belongs to another model or data set.
     """
-    check_same_model(state.cfg, snapshot)
+    lines = changes_on_resume(state.cfg, snapshot)
+    changed = [] if state.data is None else data_changes(state.data, snapshot, allow_data_change)
     load_weights(state.generator, snapshot, "G")
     load_weights(state.discriminator, snapshot, "D")
     load_weights(state.ema, snapshot, "G_ema")
@@ -238,53 +261,31 @@ def load_state(state: State, snapshot: Snapshot) -> None:
     state.path_length_mean.copy_(snapshot.tensors("loss")["path_length_mean"])
     header = snapshot.header
     try:
+        augment_p = state.counters.augment_p
         state.counters = Counters(**header["counters"])
         scale_learning_rates(state)
-        state.sampler.load_state_dict(header["sampler"])
-        _load_draws(state, header["draws"], header.get("draws_device", "cpu"))
+        if state.cfg.training.augment.mode is not AugmentMode.ADA:
+            state.counters.augment_p = augment_p  # as configured now
+        if changed:
+            lines.append(f"resume: another data set ({', '.join(changed)}); its order begins anew")
+        else:
+            state.sampler.load_state_dict(header["sampler"])
+        return lines + _load_draws(state, header)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"snapshot {snapshot.path}: cannot continue: {error}") from None
 
 
-def _load_draws(state: State, saved: dict[str, Any], device: str) -> None:
-    """Random numbers go on where they were; on another kind of device a new stream begins."""
-    if device == state.device.type and isinstance(state.draws, RandomDraws):
-        state.draws.set_state(saved)
-    else:
-        seed = state.cfg.training.seed + state.counters.images_seen
-        state.draws = RandomDraws(seed, state.device)
-
-
-def check_same_model(cfg: Config, snapshot: Snapshot) -> None:
-    """Networks can only be continued as what they are; learning rates and lengths may change.
-
-    Raises:
-        CheckpointError: names the first key that differs.
-    """
-    old, new = (_architecture(c) for c in (snapshot.config, cfg))
-    different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if different:
-        key = different[0]
-        raise CheckpointError(
-            f"snapshot {snapshot.path}: was trained with {key}={old.get(key)}, the configuration "
-            f"says {new.get(key)}; resume with the same model, or start a new run"
-        )
-
-
-def _architecture(cfg: Config) -> dict[str, Any]:
-    values = cfg.to_dict()
-    kept = {
-        "model": {k: v for k, v in values["model"].items() if k in ("generator", "discriminator")},
-        "dataset": {k: values["dataset"][k] for k in ("resolution", "c_dim", "cube_scale")},
-        "training": {"use_labels": values["training"]["use_labels"]},
-    }
-    flat = dict(_flatten("", kept))
-    return {k: v for k, v in flat.items() if ".optim." not in k and "_steps" not in k}
-
-
-def _flatten(prefix: str, node: dict[str, Any]) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        rows += _flatten(name + ".", value) if isinstance(value, dict) else [(name, value)]
-    return rows
+def _load_draws(state: State, header: dict[str, Any]) -> list[str]:
+    """Random numbers go on where they were; on another kind of device, or in another number of
+    processes, new streams begin. Returns the line that says so."""
+    saved = [header["draws"], *header.get("draws_of_others", [])]
+    device = header.get("draws_device", "cpu")
+    same = device == state.device.type and len(saved) == world_size()
+    if same and isinstance(state.draws, RandomDraws):
+        state.draws.set_state(saved[rank()])
+        return []
+    cfg = state.cfg.training
+    seed = (cfg.seed + state.counters.images_seen) * world_size() + rank()
+    state.draws = RandomDraws(seed, state.device)
+    before, now = f"{len(saved)} on {device}", f"{world_size()} on {state.device.type}"
+    return [f"resume: processes {before} -> {now}: new streams of random numbers"]

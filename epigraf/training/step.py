@@ -6,6 +6,7 @@ draws its own latents and patches; all phases of a step see the same real images
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from enum import Enum
 
@@ -15,6 +16,14 @@ from torch import Tensor
 from epigraf.config import AugmentMode
 from epigraf.data.images import Batch
 from epigraf.training.batches import Source
+from epigraf.training.distributed import (
+    all_reduce_gradients,
+    average,
+    images_per_pass,
+    images_per_process,
+    reduce_mean,
+    world_size,
+)
 from epigraf.training.passes import (
     FakeInputs,
     Fakes,
@@ -63,7 +72,8 @@ def clean_gradients(parameters: list[Tensor], clip: float | None) -> Tensor:
 
 
 def _apply(state: State, phase: Phase) -> Tensor:
-    """Clean the gradients of the phase's network and step its optimiser; returns their norm.
+    """Average the gradients of the phase's network over all processes, clean them and step its
+    optimiser; returns their norm.
 
     The clip of the generator is for its adversarial gradients; those of path lengths stay.
     """
@@ -73,7 +83,9 @@ def _apply(state: State, phase: Phase) -> Tensor:
     model = state.cfg.model
     clip = (model.generator if of_generator else model.discriminator).optim.grad_clip
     clip = None if phase is Phase.PATH_LENGTH else clip
-    norm = clean_gradients(list(network.parameters()), clip)
+    parameters: list[Tensor] = list(network.parameters())
+    all_reduce_gradients(parameters)
+    norm = clean_gradients(parameters, clip)
     optimiser.step()
     return norm
 
@@ -87,9 +99,9 @@ def _select(state: State, phase: Phase) -> None:
 
 
 def _parts(state: State) -> Iterator[slice]:
-    """The batch in pieces of `training.batch_gpu` (gradient accumulation)."""
-    size = state.cfg.batch_gpu
-    for start in range(0, state.cfg.training.batch_size, size):
+    """This process's share of the batch in pieces (gradient accumulation)."""
+    size = images_per_pass(state.cfg)
+    for start in range(0, images_per_process(state.cfg), size):
         yield slice(start, start + size)
 
 
@@ -160,14 +172,21 @@ def update_average(state: State) -> float:
     return beta
 
 
-def _adapt(state: State, signs: Tensor | None) -> None:
-    """ADA: collect signs of real scores; every `interval` steps move the probability."""
+def _adapt(state: State, mean_sign: float, count: int) -> None:
+    """ADA: collect signs of real scores; every `interval` steps move the probability.
+
+    Args:
+        mean_sign: of this step's real scores, over all processes (NaN counts for nothing).
+        count: how many real scores each process had.
+    """
     cfg, counters = state.cfg.training.augment, state.counters
-    if cfg.mode is not AugmentMode.ADA or signs is None:
+    if cfg.mode is not AugmentMode.ADA:
         return
-    counters.sign_sum += float(signs.sum())
-    counters.sign_count += signs.numel()
-    if counters.step % cfg.interval:
+    if not math.isnan(mean_sign):
+        count *= world_size()
+        counters.sign_sum += round(mean_sign * count)  # signs are whole numbers
+        counters.sign_count += count
+    if counters.step % cfg.interval or counters.sign_count == 0:
         return
     images = state.cfg.training.batch_size * cfg.interval
     counters.augment_p = adapted_probability(
@@ -188,7 +207,8 @@ def train_step(state: State, source: Source, observe: Observer | None = None) ->
         source: hands out real images and the inputs of fakes, phase by phase.
         observe: is shown each phase after its optimiser step, gradients still in place.
     Returns:
-        The mean of every reported number (names as in the field: Loss/G/loss, ...).
+        The mean of every reported number over the batch, of all processes (names as in the field:
+        Loss/G/loss, ...).
     """
     schedule = schedule_at(
         state.cfg, state.counters.images_seen, first_step=state.counters.step == 0
@@ -205,13 +225,23 @@ def train_step(state: State, source: Source, observe: Observer | None = None) ->
             observe(phase, passes)
 
     _run_phases(state, source, schedule, finish)
+    average(_running_means(state))
     update_average(state)
     state.counters.images_seen += state.cfg.training.batch_size
     state.counters.step += 1
     joined = {name: torch.cat(values) for name, values in found.items()}
-    _adapt(state, joined.get("Loss/signs/real"))
     means = torch.stack([values.float().mean() for values in joined.values()]).tolist()
-    return dict(zip(joined, means, strict=True))
+    numbers = reduce_mean(dict(zip(joined, means, strict=True)))
+    if (signs := joined.get("Loss/signs/real")) is not None:
+        _adapt(state, numbers["Loss/signs/real"], signs.numel())
+    return numbers
+
+
+def _running_means(state: State) -> list[Tensor]:
+    """What follows the images of this process alone during a step. All of it moves linearly from
+    the same start, so the mean over processes is what the whole batch would have given."""
+    w_avg = [state.generator.mapping.w_avg]
+    return [*w_avg, state.path_length_mean] if state.cfg.model.loss_kwargs.pl_weight > 0 else w_avg
 
 
 def _run_phases(

@@ -229,6 +229,15 @@ def test_train_dry_run_checks_resume_and_out(epigraf: Run, shapes: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert f"run folder {folder} (dry run" in result.stdout
     assert str(folder / "network-snapshot-000000.safetensors") in result.stdout
+    assert "resume: changed" not in result.stdout
+    two = ("--resume", "latest", "--gpus", "2", "--batch", "8", "--batch-gpu", "2")
+    result = epigraf(*words, "--out", tmp_path, *two)
+    assert "8 images a step = 2 processes x 4, 2 a pass, 2 to a step" in result.stdout
+    changes = [line for line in result.stdout.splitlines() if line.startswith("resume: changed")]
+    assert changes == [
+        "resume: changed training.batch_gpu null -> 2",
+        "resume: changed training.batch_size 4 -> 8",
+    ]
     result = epigraf(*words, "--out", tmp_path, "--resume", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert "no such file or folder" in result.stderr

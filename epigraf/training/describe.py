@@ -90,7 +90,7 @@ def _gamma(cfg: Config) -> str:
 
 
 def _optimiser(cfg: Config) -> str:
-    model, training = cfg.model, cfg.training
+    model = cfg.model
     interval = model.loss_kwargs.pl_interval if model.loss_kwargs.pl_weight > 0 else None
     g = lazy_optimiser(model.generator.optim, interval)
     d = lazy_optimiser(model.discriminator.optim, cfg.lazy_r1_interval)

@@ -41,9 +41,9 @@ class FakeInputs:
         return len(self.angles) // max(len(self.z), 1)
 
     def __getitem__(self, part: slice) -> FakeInputs:
-        """Patches `part` of whole objects."""
-        views = self.views
-        objects = slice((part.start or 0) // views, part.stop // views)
+        """Patches `part` (of step 1) of whole objects."""
+        start, stop, _ = part.indices(len(self.angles))
+        objects = slice(start // self.views, stop // self.views)
         cond = None if self.angles_cond is None else self.angles_cond[objects]
         return FakeInputs(self.z[objects], self.labels[part], self.angles[part], cond)
 

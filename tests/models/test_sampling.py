@@ -11,18 +11,14 @@ from torch import Tensor
 
 from epigraf.config import Config
 from epigraf.models.backbone import NoiseMode
-from epigraf.models.generator import Generator, View
+from epigraf.models.generator import Generator
 from epigraf.models.sampling import (
     Truncation,
-    interpolate_styles,
     labels_for,
     object_field,
-    render_views,
     styles_from_seeds,
     to_bytes,
 )
-from epigraf.rendering.draws import RandomDraws
-from epigraf.rendering.trajectories import circle, front_circle
 
 CLASSES = 3
 
@@ -89,47 +85,6 @@ def test_classes_that_are_not_there() -> None:
         labels_for(small(), [0], 3)
     with pytest.raises(ValueError, match="no classes"):
         labels_for(small(c_dim=0), [0], 0)
-
-
-def test_interpolation_is_a_loop_through_the_styles() -> None:
-    ws = torch.tensor([0.0, 1.0, 4.0]).reshape(3, 1, 1)
-    frames = interpolate_styles(ws, 4).flatten()
-    ease = [0.0, 5 / 32, 1 / 2, 27 / 32]  # 3 x^2 - 2 x^3 at 0, 1/4, 1/2, 3/4
-    expected = [a + e * (b - a) for a, b in ((0, 1), (1, 4), (4, 0)) for e in ease]
-    assert frames.tolist() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="steps must be at least 1"):
-        interpolate_styles(ws, 0)
-
-
-def test_views_of_one_object_are_those_of_the_generator() -> None:
-    generator = small()
-    ws = styles_from_seeds(generator, [0])
-    cameras = front_circle(12.0, 3)
-    views = list(render_views(generator, ws, cameras, resolution=6))
-    assert len(views) == 3
-    for i, view in enumerate(views):
-        expected = generator.synthesis(
-            ws,
-            cameras.angles[i : i + 1].float(),
-            View(fov=float(cameras.fov[i]), resolution=6, deterministic=True),
-            noise_mode=NoiseMode.CONST,
-            draws=RandomDraws(99),
-        )
-        assert view.image.shape == (1, 3, 6, 6)
-        assert torch.allclose(view.image, expected.image, atol=1e-5)
-        assert torch.allclose(view.depth, expected.depth, atol=1e-5)
-
-
-def test_a_style_for_each_camera() -> None:
-    generator = small()
-    ws = styles_from_seeds(generator, [0, 1])
-    cameras = circle(12.0, 2)
-    both = [view.image for view in render_views(generator, ws, cameras)]
-    for i in range(2):
-        alone = list(render_views(generator, ws[i : i + 1], cameras))[i].image
-        assert torch.equal(both[i], alone)
-    with pytest.raises(ValueError, match="1 or 3 styles, got 2"):
-        list(render_views(generator, ws, circle(12.0, 3)))
 
 
 def test_the_field_of_an_object_is_what_is_rendered() -> None:

@@ -108,7 +108,9 @@ def _in_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
     sheet = Image.new("RGB", (some[0].width, some[0].height * len(some)))
     for i, picture in enumerate(some):
         sheet.paste(picture, (0, i * picture.height))
-    palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
+    colours = sheet.quantize(255, Image.Quantize.MEDIANCUT).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours[: 3 * 255] + 3 * [WHITE])  # a white ground stays white
     return [p.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for p in pictures]
 
 

@@ -128,14 +128,18 @@ def render_picture(
     budget = budget or RayBudget(device=scene.planes.device)
     box, rays_a_pixel = frame.box, frame.supersample**2
     picture: Picture = {}
-    waiting = box.tiles(budget.rays // rays_a_pixel)[::-1]
+    waiting = [box]
     while waiting:
         tile = waiting.pop()
+        smaller = tile.tiles(budget.rays // rays_a_pixel)
+        if len(smaller) > 1:  # the budget has shrunk since the tile was cut
+            waiting += smaller[::-1]
+            continue
         try:
             part = _render_tile(scene, camera, frame, tile, outputs, budget.rays)
         except (MemoryError, RuntimeError) as error:
             budget.halve(error)
-            waiting += tile.tiles(budget.rays // rays_a_pixel)[::-1]
+            waiting.append(tile)
             continue
         _paste(picture, part, box, tile)
         if on_tile is not None:

@@ -110,14 +110,15 @@ def slerp(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     (sin((1 - x) o) a + sin(x o) b) / sin o, o the angle between them (Shoemake 1985); a straight
     line where they are parallel or opposite.
     """
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)[..., None].clamp(-1, 1)
-    angle = torch.acos(cosine)
+    start, end, x = a.double(), b.double(), x.double()
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1)[..., None]
+    angle = torch.acos(cosine.clamp(-1, 1))
     sine = torch.sin(angle)
-    flat = sine < 1e-4
+    flat = sine < 1e-6
     safe = torch.where(flat, 1, sine)
     left = torch.where(flat, 1 - x, torch.sin((1 - x) * angle) / safe)
     right = torch.where(flat, x, torch.sin(x * angle) / safe)
-    return left * a + right * b
+    return (left * start + right * end).to(a.dtype)
 
 
 def interpolate_styles(ws: Tensor, x: Tensor) -> Tensor:

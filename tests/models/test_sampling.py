@@ -14,8 +14,13 @@ from epigraf.models.backbone import NoiseMode
 from epigraf.models.generator import Generator
 from epigraf.models.sampling import (
     Truncation,
+    interpolate_latents,
+    interpolate_styles,
     labels_for,
+    mix_styles,
     object_field,
+    slerp,
+    styles_from_latents,
     styles_from_seeds,
     to_bytes,
 )
@@ -85,6 +90,61 @@ def test_classes_that_are_not_there() -> None:
         labels_for(small(), [0], 3)
     with pytest.raises(ValueError, match="no classes"):
         labels_for(small(c_dim=0), [0], 0)
+
+
+def test_slerp_is_the_formula() -> None:
+    a, b = np.array([3.0, 0.0, 0.0]), np.array([1.0, 2.0, 2.0])
+    angle = math.acos(float(a @ b) / 9)
+    for x in (0.0, 0.25, 1.0):
+        expected = (math.sin((1 - x) * angle) * a + math.sin(x * angle) * b) / math.sin(angle)
+        got = slerp(torch.tensor(a), torch.tensor(b), torch.tensor([x], dtype=torch.float64))
+        assert got.tolist() == pytest.approx(expected.tolist())
+        assert float(got.norm()) == pytest.approx(3)  # both have this length: so has every point
+
+
+def test_slerp_between_parallel_vectors_is_straight() -> None:
+    a = torch.tensor([1.0, 2.0])
+    for b in (2 * a, -a, a):
+        assert slerp(a, b, torch.tensor([0.25])).tolist() == pytest.approx(
+            (0.75 * a + 0.25 * b).tolist()
+        )
+
+
+def test_styles_between_places_by_hand() -> None:
+    ws = torch.tensor([0.0, 1.0, 4.0]).reshape(3, 1, 1)
+    x = torch.tensor([0.0, 0.25, 1.0, 1.5, 2.0], dtype=torch.float64)
+    assert interpolate_styles(ws, x).flatten().tolist() == [0, 0.25, 1, 2.5, 4]
+    with pytest.raises(ValueError, match=r"must lie in \[0, 2\]"):
+        interpolate_styles(ws, torch.tensor([2.5]))
+
+
+def test_latents_between_seeds_start_and_end_at_them() -> None:
+    generator = small()
+    z = torch.cat([latent(seed) for seed in (1, 4)])
+    c = labels_for(generator, [1, 4], None)
+    x = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    ws = interpolate_latents(generator, z, c, x, Truncation(0.7))
+    ends = styles_from_seeds(generator, [1, 4], Truncation(0.7))
+    assert torch.allclose(ws[[0, 2]], ends, atol=1e-5)
+    middle = slerp(z[0], z[1], torch.tensor([0.5]))[None]
+    expected = styles_from_latents(generator, middle, c.mean(0)[None], Truncation(0.7))
+    assert torch.allclose(ws[1:2], expected, atol=1e-5)
+
+
+def test_a_blend_of_classes_is_pulled_towards_the_blend_of_their_means() -> None:
+    generator = small()
+    blend = torch.tensor([[0.25, 0.0, 0.75]])
+    z = torch.cat([latent(seed) for seed in range(256)])
+    means = [generator.mapping(z, c.expand(256, -1)).mean(0) for c in torch.eye(3)]
+    ws = styles_from_latents(generator, latent(7), blend, Truncation(0.0))
+    assert torch.allclose(ws[0], 0.25 * means[0] + 0.75 * means[2], atol=1e-5)
+
+
+def test_mixing_replaces_layers() -> None:
+    mixed = mix_styles(torch.zeros(4, 2), torch.ones(4, 2), range(1, 3))
+    assert mixed[:, 0].tolist() == [0, 1, 1, 0]
+    with pytest.raises(ValueError, match=r"layers must lie in 0\.\.3"):
+        mix_styles(torch.zeros(4, 2), torch.ones(4, 2), range(2, 5))
 
 
 def test_the_field_of_an_object_is_what_is_rendered() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -73,7 +74,11 @@ class CameraMove:
             return None
         file = Path(self.path)
         if not file.is_file():
-            raise EpigrafError(f"--path {self.path}: no such file, and none of {', '.join(names)}")
+            close = get_close_matches(self.path.replace("-", "_"), names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise EpigrafError(
+                f"--path {self.path}: no such file, and none of {', '.join(names)}{hint}"
+            )
         return read_keyframes(file)
 
     def cameras(self, cfg: Config, count: int) -> CameraPath:

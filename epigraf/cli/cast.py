@@ -113,7 +113,9 @@ def cast_of(loaded: LoadedModel, casting: Casting) -> Cast:
         columns, rows = casting.cells()
         seeds = seeds[: columns * rows]
     styles = object_styles(loaded, seeds, casting.psis[0], casting.class_index)
-    return Cast([_cell(seed, ws) for seed, ws in zip(seeds, styles, strict=True)], columns, tabular=False)
+    return Cast(
+        [_cell(seed, ws) for seed, ws in zip(seeds, styles, strict=True)], columns, tabular=False
+    )
 
 
 def _cell(seed: int, ws: Tensor, more: str = "") -> Cell:

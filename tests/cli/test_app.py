@@ -83,7 +83,6 @@ def test_debug_shows_the_traceback() -> None:
     [
         (["sampel"], "Did you mean 'sample'"),
         (["sample", "x", "--sede", "3"], "--seeds"),
-        (["video", "x", "--path", "circel"], "circle"),
         (["sample"], "MODEL"),
         (["sample", "x", "--class", "-1"], "--class"),
     ],

@@ -124,7 +124,18 @@ def test_what_cannot_be_done_is_one_line(
 
 def test_video_grid_with_depth(epigraf: Run, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "v.mp4"
-    words = ("--seeds", "0-1", "--grid", "1x2", "--outputs", "color,depth", "--frames", 3, "--path", "circle")
+    words = (
+        "--seeds",
+        "0-1",
+        "--grid",
+        "1x2",
+        "--outputs",
+        "color,depth",
+        "--frames",
+        3,
+        "--path",
+        "circle",
+    )
     result = epigraf("video", model, *words, "--out", out)
     assert result.exit_code == 0, result.output
     frames = read_frames(out)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from epigraf.cli.arguments import Interpolation
+from epigraf.cli.media import squarest
 from epigraf.cli.models import check_class, object_styles
 from epigraf.cli.values import parse_grid, parse_layers, parse_seeds, parse_truncations
 from epigraf.errors import EpigrafError
@@ -106,16 +107,13 @@ def cast_of(loaded: LoadedModel, casting: Casting) -> Cast:
         return _mixing_matrix(loaded, casting, parse_seeds(casting.mix, "--mix"))
     if len(casting.psis) > 1:
         return _sweep(loaded, casting)
-    from epigraf.cli.media import squarest
-
     seeds, columns = casting.seeds, squarest(len(casting.seeds))
     if casting.grid is not None:
         columns, rows = casting.cells()
         seeds = seeds[: columns * rows]
     styles = object_styles(loaded, seeds, casting.psis[0], casting.class_index)
-    return Cast(
-        [_cell(seed, ws) for seed, ws in zip(seeds, styles, strict=True)], columns, tabular=False
-    )
+    cells = [_cell(seed, ws) for seed, ws in zip(seeds, styles, strict=True)]
+    return Cast(cells, columns, tabular=False)
 
 
 def _cell(seed: int, ws: Tensor, more: str = "") -> Cell:

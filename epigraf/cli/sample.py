@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from epigraf.rendering.trajectories import CameraPath
 
 
+STEPS = 8
+
 Interp = Annotated[
     Interpolation | None,
     typer.Option(
@@ -55,9 +57,13 @@ Interp = Annotated[
     ),
 ]
 Steps = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--steps", min=2, max=64, help="Pictures in a row of --interp.", rich_help_panel="Objects"
+        "--steps",
+        min=2,
+        max=64,
+        help="Pictures in a row of --interp. [dim]Default: 8[/dim]",
+        rich_help_panel="Objects",
     ),
 ]
 Views = Annotated[
@@ -104,7 +110,7 @@ def sample(
     mix: Mix = None,
     mix_layers: MixLayers = None,
     interp: Interp = None,
-    steps: Steps = 8,
+    steps: Steps = None,
     views: Views = 1,
     path: PathOption = None,
     yaw: Yaw = None,
@@ -156,13 +162,15 @@ def sample(
     )
     files = _files(out, file_format, quality, numbers, layout)
     _check_views(casting, views, move, layout)
+    if steps is not None and interp is None:
+        raise EpigrafError("--steps are those of --interp w or --interp z; add one")
     check_numbers(numbers, parse_outputs(outputs))
     loaded = open_model(model, override, device)
     shot = make_shot(
         loaded, _cameras(loaded.config, move, views, layout),
         outputs, resolution, crop, supersample,
     )  # fmt: skip
-    typer.echo(render_sheet(loaded, _cast(loaded, casting, steps), shot, files))
+    typer.echo(render_sheet(loaded, _cast(loaded, casting, steps or STEPS), shot, files))
 
 
 def _files(

@@ -170,6 +170,7 @@ def test_set_changes_the_picture_not_the_model(epigraf: Run, model: Path, tmp_pa
         (("sample", "--mix", "x"), "--mix: cannot read 'x'"),
         (("sample", "--interp", "w", "--seeds", "1"), "needs two seeds at least"),
         (("sample", "--interp", "w", "--views", "3"), "--views makes columns"),
+        (("sample", "--steps", "3"), "--steps are those of --interp"),
         (("sample", "--layout", "front"), "add --views 6"),
         (("sample", "--zoom", "2"), "one view takes --fov and --radius"),
         (("sample", "--views", "3", "--path", "still"), "--path still has one view"),

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,23 @@ from torch import Tensor
 from epigraf.config import Config
 from epigraf.errors import CheckpointError, ConfigError
 from epigraf.models.generator import Generator
+
+FREE_KEYS = (
+    "render.*",
+    "model.generator.test_ray_steps",
+    "model.generator.test_fine_steps",
+    "model.generator.density_gain",
+    "model.generator.density_shift",
+    "model.generator.last_interval",
+    "model.generator.bg_model.num_steps",
+    "dataset.white_back",
+    "dataset.last_back",
+    "dataset.object_radius",
+    "dataset.camera.fov",
+    "dataset.camera.ray_start",
+    "dataset.camera.ray_end",
+)
+"""What may be changed of a trained model: how it is looked at, never what its weights are."""
 
 FORMAT = 1  # raised whenever older programs could misread a snapshot
 _METADATA_KEY = "epigraf"
@@ -282,20 +300,40 @@ class LoadedModel:
     source: dict[str, Any] | None = None  # of an imported model: release, file, sha256, network
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+def load(
+    path: str | Path, device: torch.device | str = "cpu", overrides: Iterable[str] = ()
+) -> LoadedModel:
     """Load the generator of a run folder (its newest readable snapshot), a snapshot file, or a
     model that comes with the package, by name.
 
+    Args:
+        path: which.
+        device: where it lives.
+        overrides: `a.b=c`, changes of how it is rendered (`FREE_KEYS`).
     Raises:
         CheckpointError: missing, truncated, damaged, foreign, or of another architecture.
+        ConfigError: an override of an unknown key, a value out of range, or a key that the weights
+            depend on.
     """
     snapshot = find_snapshot(path)
-    cfg = snapshot.config
+    cfg = _with_free(snapshot.config, list(overrides))
     generator = Generator(cfg)
     load_weights(generator, snapshot, "G_ema")
     generator.to(device).eval().requires_grad_(False)
     source = snapshot.header.get("source")
     return LoadedModel(generator, cfg, snapshot.images_seen / 1000, snapshot.path, source)
+
+
+def _with_free(cfg: Config, overrides: list[str]) -> Config:
+    changed = cfg.with_overrides(overrides)
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if not any(fnmatchcase(key, free) for free in FREE_KEYS):
+            raise ConfigError(
+                f"config: {key} cannot be changed in a trained model; these can: "
+                f"{', '.join(FREE_KEYS)}"
+            )
+    return changed
 
 
 def export_model(model: str | Path, out: Path) -> Path:

@@ -122,6 +122,15 @@ def cam2world(angles: Tensor, radius: float) -> Tensor:
     return torch.cat([top, bottom], dim=1)
 
 
+def roll_cameras(cam2world: Tensor, roll: float) -> Tensor:
+    """Cameras [B, 4, 4] turned about their viewing axes by `roll` radians, anticlockwise as they
+    see it (so that the picture turns clockwise)."""
+    right, up = cam2world[:, :, 0], cam2world[:, :, 1]
+    cos, sin = math.cos(roll), math.sin(roll)
+    columns = [cos * right + sin * up, cos * up - sin * right, *cam2world[:, :, 2:].unbind(2)]
+    return torch.stack(columns, dim=2)
+
+
 def minimal_cube_scale(fov_degrees: float, near: float, far: float, radius: float) -> float:
     """Smallest half-edge of a cube that holds every frustum corner at every yaw and pitch.
 

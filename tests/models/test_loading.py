@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from epigraf.config import Config
-from epigraf.errors import CheckpointError
+from epigraf.errors import CheckpointError, ConfigError
 from epigraf.models import loading
-from epigraf.models.generator import Generator
+from epigraf.models.generator import Generator, View
 from epigraf.models.loading import (
     FORMAT,
     find_snapshot,
@@ -57,6 +57,20 @@ def test_a_file_and_its_folder_load_the_same(snapshot: Path) -> None:
     a, b = by_file.generator.state_dict(), by_folder.generator.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not any(p.requires_grad for p in by_file.generator.parameters())
+
+
+def test_overrides_change_how_a_model_is_looked_at(snapshot: Path) -> None:
+    changes = ["model.generator.test_ray_steps=9", "render.backend=ops", "dataset.camera.fov=8"]
+    changed = load(snapshot, overrides=changes)
+    assert changed.generator.render_options(View()).num_coarse == 9
+    assert changed.config.dataset.camera.fov == changed.generator.cfg.dataset.camera.fov == 8
+    assert changed.generator.renderer() == "ops (render.backend=ops)"
+    for change in ("dataset.cube_scale=1", "model.generator.w_dim=4", "training.seed=1"):
+        key = change.partition("=")[0]
+        with pytest.raises(ConfigError, match=rf"{key} cannot be changed .* render\.\*, model"):
+            load(snapshot, overrides=[change])
+    with pytest.raises(ConfigError, match=r"test_ray_steps: .*greater than or equal to 2"):
+        load(snapshot, overrides=["model.generator.test_ray_steps=1"])
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])

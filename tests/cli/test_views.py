@@ -227,7 +227,13 @@ def test_ctrl_c_in_a_film_leaves_nothing(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "epigraf", "video", str(model), "--frames", "10000"]
     words = ["--seeds", "0", "--resolution", "64", "--out", str(tmp_path / "a.mp4")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*command, *words], stderr=subprocess.PIPE, env=environment) as process:
+
+    def heeds_ctrl_c() -> None:  # a background job of a shell inherits that it is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(
+        [*command, *words], stderr=subprocess.PIPE, env=environment, preexec_fn=heeds_ctrl_c
+    ) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".a-*.mp4")) and time.monotonic() < deadline:
             time.sleep(0.05)

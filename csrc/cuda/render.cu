@@ -49,20 +49,49 @@ struct ForwardMemory {
         order(reinterpret_cast<int*>(outputs + kOutputs * sizes.samples())) {}
 };
 
-// (render 2): outputs of `count` samples from `first` on.
+// (occupancy 9): the cells of a ray's scene, and whether its last coarse sample counts wherever it
+// lies, since it stands for all that is behind it.
+template <typename T>
+struct RayCells {
+  OccupancyCells<T> grid;  // without words: nothing is known
+  bool last_counts;
+
+  __device__ RayCells(const RenderForward<T>& p, int64_t ray)
+      : grid(p.grid),
+        last_counts(p.march.last_back ||
+                    (!p.march.finite_interval && p.rays.last_delta[ray] > T(0))) {
+    if (grid.words) grid.words += ray / p.rays.rays * words_of_grid(grid.resolution);
+  }
+  __device__ bool wanted(const RayLine<T>& line, T t, bool last) const {
+    if (!grid.words || (last && last_counts)) return true;
+    T x[3];
+    for (int i = 0; i < 3; ++i) x[i] = line.origin[i] + line.direction[i] * t;
+    return may_absorb(grid, x[0], x[1], x[2]);
+  }
+};
+
+// (render 2): outputs of `count` samples from `first` on; nothing where the cells are empty.
 template <int kBlock, typename T>
-__device__ void evaluate(const WarpField<T>& at, const RayLine<T>& line,
+__device__ void evaluate(const WarpField<T>& at, const RayLine<T>& line, const RayCells<T>& cells,
                          const ForwardMemory<T>& memory, int samples, int first, int count) {
   for (int chunk = 0; chunk < count; chunk += kWarp) {
     const int k = first + chunk + lane_index(), left = count - chunk;
-    const bool exists = lane_index() < left;
-    T point[3];
-    at.place(line, memory.t[exists ? k : first], point);
-    at.template look_up<kBlock>(taps_at(at.field, point),
-                                left < kWarp ? (1u << left) - 1u : kAllLanes);
-    T out[kOutputs];
-    decode(at.decoder, at.tile + lane_index() * at.row, out);
-    out[kOutputs - 1] += at.prior(point);
+    const bool exists = lane_index() < left, last = first == 0 && k + 1 == count;
+    const T t = memory.t[exists ? k : first];
+    const bool wanted = exists && cells.wanted(line, t, last);
+    const unsigned lanes = __ballot_sync(kAllLanes, wanted);
+    T out[kOutputs] = {};
+    if (lanes != 0) {
+      T point[3];
+      at.place(line, t, point);
+      at.template look_up<kBlock>(taps_at(at.field, point), lanes);
+      decode(at.decoder, at.tile + lane_index() * at.row, out);
+      out[kOutputs - 1] += at.prior(point);
+    }
+    if (!wanted) {
+      for (T& x : out) x = 0;
+      out[kOutputs - 1] = T(-INFINITY);
+    }
     for (int o = 0; o < kOutputs; ++o) {
       if (exists) memory.outputs[o * samples + k] = out[o];
     }
@@ -141,10 +170,11 @@ __global__ void __launch_bounds__(kForwardThreads, kRenderResident<T>)
     const RayLine<T> line = line_of_ray(p.rays, ray);
     const T* t = memory.t;
     stratify(p.rays, ray, memory.t);
-    evaluate<kBlock>(at, line, memory, samples, 0, coarse);
+    const RayCells<T> cells(p, ray);
+    evaluate<kBlock>(at, line, cells, memory, samples, 0, coarse);
     if (fine > 0) {
       refine(p, sizes, memory, ray);
-      evaluate<kBlock>(at, line, memory, samples, coarse, fine);
+      evaluate<kBlock>(at, line, cells, memory, samples, coarse, fine);
       int* counts = reinterpret_cast<int*>(memory.scratch + samples);
       merge(memory.t, coarse, fine, counts, memory.order, memory.scratch);
       t = memory.scratch;

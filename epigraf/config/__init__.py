@@ -29,6 +29,7 @@ from epigraf.config.sections import (
     PatchDistribution,
     RenderBackend,
     RenderConfig,
+    RenderSampler,
     TrainingConfig,
     TriPlaneConfig,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "PatchDistribution",
     "RenderBackend",
     "RenderConfig",
+    "RenderSampler",
     "TrainingConfig",
     "TriPlaneConfig",
     "list_presets",

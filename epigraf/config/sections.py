@@ -48,6 +48,13 @@ class RenderBackend(Enum):
     REFERENCE = "reference"
 
 
+class RenderSampler(Enum):
+    """Where rays are sampled in inference: everywhere, or where an occupancy grid has something."""
+
+    DENSE = "dense"
+    OCCUPANCY = "occupancy"
+
+
 class BackgroundType(Enum):
     """Background models: an inverse-sphere radiance field (NeRF++) or a plane image."""
 
@@ -323,8 +330,16 @@ class TrainingConfig(Section):
 
 
 class RenderConfig(Section):
-    """How the same images are computed: never what they are, up to rounding and early_stop_eps."""
+    """How the same images are computed: never what they are, up to rounding, early_stop_eps and
+    alpha_thre."""
 
     backend: RenderBackend = RenderBackend.FUSED
-    # ours: in inference rays end where less than this share of their light is left; 0 = never
-    early_stop_eps: float = Field(default=0.0, ge=0, lt=1)
+    # ours: in inference rays end where less than this share of their light is left; 0 = never,
+    # null = 0.001 with an occupancy grid
+    early_stop_eps: float | None = Field(default=None, ge=0, lt=1)
+    # ours: null = occupancy for videos, else dense; never while training
+    sampler: RenderSampler | None = None
+    # ours: cells of the occupancy grid along an edge, a multiple of 32; null = the planes' side, at
+    # most 128; and what opacity must be possible in a cell that is looked at
+    grid_resolution: int | None = Field(default=None, ge=32, le=512, multiple_of=32)
+    alpha_thre: float = Field(default=1e-3, ge=0, lt=1)

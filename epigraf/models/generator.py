@@ -43,6 +43,8 @@ class View:
         ignore_bg: leave the background out.
         bg_only: the background alone.
         max_rays: rays of one pass over the whole batch where no gradient is asked for (memory).
+        scene: the field, prepared for many views of the same planes (`models.occupancy`); None:
+            it is made of the planes.
         second_order: gradients of the picture will be differentiated again, which the fused
             renderer cannot do: compose it from ops.
     """
@@ -56,6 +58,7 @@ class View:
     ignore_bg: bool = False
     bg_only: bool = False
     max_rays: int = MAX_RAYS
+    scene: TriPlaneField | None = None
     second_order: bool = False
 
 
@@ -179,7 +182,8 @@ class Generator(nn.Module):
         if trace is not None:
             trace["planes"] = planes
         options = replace(self.render_options(view, len(ws)), row_length=resolution)
-        rendered = render_rays(self.field(planes), rays, options, draws=draws, trace=trace)
+        scene = view.scene or self.field(planes)
+        rendered = render_rays(scene, rays, options, draws=draws, trace=trace)
         features = rendered.features
         if has_background and not view.ignore_bg:
             behind = self._background(ws, planes, rays, view, resolution, draws, trace)

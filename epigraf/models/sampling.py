@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from epigraf.config import RenderSampler
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.decoder import TriPlaneField
 from epigraf.models.generator import Generator, Image, View
+from epigraf.models.occupancy import sampler_for, scene_field
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.seeds import labels_from_classes, labels_from_seeds, latents_from_seeds
 from epigraf.rendering.trajectories import CameraPath
@@ -111,7 +113,11 @@ def interpolate_styles(ws: Tensor, steps: int) -> Tensor:
 
 @torch.no_grad()
 def render_views(
-    generator: Generator, ws: Tensor, cameras: CameraPath, resolution: int | None = None
+    generator: Generator,
+    ws: Tensor,
+    cameras: CameraPath,
+    resolution: int | None = None,
+    sampler: RenderSampler | None = None,
 ) -> Iterator[Image]:
     """Render one picture a camera, each [1, 3, H, W] with its depth and opacity.
 
@@ -121,6 +127,8 @@ def render_views(
             [V, num_ws, w_dim], a style for each camera.
         cameras: V cameras.
         resolution: side in pixels; None is the resolution of the dataset.
+        sampler: None is the configuration's, or dense. Where an occupancy grid would cost more
+            than it saves there is none (`sampler_for`).
 
     Raises:
         ValueError: neither one style nor one for each camera.
@@ -130,14 +138,19 @@ def render_views(
             f"render_views: ws must hold 1 or {len(cameras)} styles, got {ws.shape[0]}"
         )
     draws, rays = RandomDraws(0), CPU_RAYS if ws.device.type == "cpu" else GPU_RAYS
+    side = resolution or generator.img_resolution
+    seen = side**2 * (len(cameras) if ws.shape[0] == 1 else 1)
+    sampler = sampler_for(generator, sampler or generator.cfg.render.sampler, seen)
     planes: Tensor | None = None
+    field: TriPlaneField | None = None
     for i in range(len(cameras)):
         style = ws[min(i, ws.shape[0] - 1)][None]
         if planes is None or ws.shape[0] > 1:
             planes = generator.planes(style, NoiseMode.CONST, draws=draws)
+            field = scene_field(generator, planes, sampler)
         angles = cameras.angles[i : i + 1].to(device=ws.device, dtype=ws.dtype)
         fov = float(cameras.fov[i])
-        view = View(fov=fov, resolution=resolution, deterministic=True, max_rays=rays)
+        view = View(fov=fov, resolution=resolution, deterministic=True, max_rays=rays, scene=field)
         yield generator.synthesis(
             style, angles, view, noise_mode=NoiseMode.CONST, draws=draws, planes=planes
         )

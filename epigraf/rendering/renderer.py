@@ -21,10 +21,12 @@ from epigraf.config import ClampMode, LastInterval, RenderBackend
 from epigraf.ops import use_reference
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.importance import importance_t, merge_samples
+from epigraf.ops.occupancy import may_absorb
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.noise import RayNoise, draw_noise
+from epigraf.rendering.occupancy import SATURATED, ask_where_kept, grid_of
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
@@ -99,7 +101,8 @@ class RenderOptions:
     bounds the rays of one pass (memory); the values do not depend on it. ``backend`` FUSED takes
     the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
     REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
-    may leave out what lies behind a transmittance below it (features within eps max|colour|).
+    may leave out what lies behind a transmittance below it (features within eps max|colour|); None
+    is SATURATED where the field has an occupancy grid, else 0.
     ``row_length`` is that of the picture whose rows the rays are, or 0: speed depends on it only.
     """
 
@@ -119,7 +122,7 @@ class RenderOptions:
     deterministic: bool = False
     max_rays: int | None = None
     backend: RenderBackend = RenderBackend.FUSED
-    early_stop_eps: float = 0.0
+    early_stop_eps: float | None = None
     row_length: int = 0
 
     def __post_init__(self) -> None:
@@ -189,13 +192,14 @@ def _march_samples(
     segment = ray_segment(rays, options.near, options.far, options.object_radius)
     noise = noise.drawn(segment.near, options)
     t = stratified_t(segment, options.num_coarse, noise.jitter)
-    colors, raw = _evaluate(field, rays, t, trace, "coarse")
+    counts = _last_counts(segment, options)
+    colors, raw = _evaluate(field, rays, t, trace, ("coarse", counts))
     if options.num_fine > 0:
         with torch.no_grad():
             coarse = integrate_samples(colors, raw, t, segment, options, noise.coarse_density)
             t_fine = importance_t(t, coarse.weights, _present(noise.importance_u))
         trace_importance(trace, t, coarse.weights, t_fine)
-        fine = _evaluate(field, rays, t_fine, trace, "fine")
+        fine = _evaluate(field, rays, t_fine, trace, ("fine", False))
         colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
     result = integrate_samples(
         colors,
@@ -205,7 +209,7 @@ def _march_samples(
         options,
         noise.final_density,
         last_back=options.last_back,
-        early_stop_eps=options.early_stop_eps,
+        early_stop_eps=_early_stop(field, options),
     )
     trace_final(trace, colors, raw, t, result)
     return result
@@ -218,7 +222,7 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
         return "the field is more than planes and a decoder (posenc, view conditioning)"
-    if options.early_stop_eps > 0 and rays.origins.device.type != "cpu":
+    if (options.early_stop_eps or 0) > 0 and rays.origins.device.type != "cpu":
         return "render.early_stop_eps: the fused renderer stops early on a CPU only"
     moving = rays.origins.requires_grad or rays.directions.requires_grad
     return why_not(tensors, moving, (options.num_coarse, options.num_fine))
@@ -251,10 +255,17 @@ def _march_fused(
         seeds=noise.seeds,
         row_length=options.row_length,
     )
-    return _rendered(render_fused(tensors, ray_tensors, _march_of(options)), options)
+    march = _march_of(options, _early_stop(field, options) if like.device.type == "cpu" else 0.0)
+    return _rendered(render_fused(tensors, ray_tensors, march, grid_of(field)), options)
 
 
-def _march_of(options: RenderOptions) -> March:
+def _early_stop(field: Field, options: RenderOptions) -> float:
+    if options.early_stop_eps is not None:
+        return options.early_stop_eps
+    return 0.0 if grid_of(field) is None else SATURATED
+
+
+def _march_of(options: RenderOptions, early_stop_eps: float) -> March:
     return March(
         shift=options.density_shift,
         gain=options.density_gain,
@@ -262,7 +273,7 @@ def _march_of(options: RenderOptions) -> March:
         relu=options.clamp_mode is ClampMode.RELU,
         finite_interval=options.last_interval is LastInterval.FINITE,
         last_back=options.last_back,
-        early_stop_eps=options.early_stop_eps,
+        early_stop_eps=early_stop_eps,
     )
 
 
@@ -282,12 +293,26 @@ def _present(value: Tensor | None) -> Tensor:
     return value
 
 
+def _last_counts(segment: RaySegment, options: RenderOptions) -> Tensor | bool:
+    """Whether the last sample of a ray counts wherever it lies, [B, R] (occupancy 9)."""
+    if options.last_back or options.last_interval is LastInterval.FINITE:
+        return options.last_back
+    return True if segment.hit is None else segment.hit
+
+
 def _evaluate(
-    field: Field, rays: Rays, t: Tensor, trace: Trace | None, name: str
+    field: Field, rays: Rays, t: Tensor, trace: Trace | None, name_last: tuple[str, Tensor | bool]
 ) -> tuple[Tensor, Tensor]:
-    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]."""
+    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]. name_last: of the
+    pass, in the trace, and whether its last samples count where a grid says that there is nothing.
+    """
     batch, count, samples = t.shape
     points = torch.addcmul(rays.origins[:, :, None], rays.directions[:, :, None], t[..., None])
+    grid, (name, last) = grid_of(field), name_last
+    if grid is not None and trace is None:
+        kept = may_absorb(grid, points)
+        kept[..., -1] |= last
+        return ask_where_kept(field, points, rays.directions, kept)
     sample = field(points.view(batch, count * samples, 3), rays.directions)
     if trace is not None:
         trace[f"{name}_points"] = points

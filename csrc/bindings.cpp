@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 4;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 6;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -454,10 +454,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_compiled", [] { return kCuda; });
   m.def("cpu_instruction_set", &epigraf::cpu_instruction_set);
   m.def("cpu_has_openmp", &epigraf::cpu_has_openmp);
+  m.attr("FMA_CHAINS") = epigraf::kFmaChains;
+  m.def("vector_widths", &epigraf::vector_widths);
+  m.def("fma_loop", &epigraf::fma_loop, py::call_guard<py::gil_scoped_release>());
 #if defined(EPIGRAF_WITH_CUDA)
   m.def("cuda_device_count", &epigraf::cuda_device_count);
+  m.attr("CUDA_ARCHS") = EPIGRAF_CUDA_ARCHS;  // "75-real 80-real 90": the last one also as PTX
 #else
   m.def("cuda_device_count", [] { return 0; });
+  m.attr("CUDA_ARCHS") = "";
 #endif
 
   py::class_<Launch>(m, "Launch")

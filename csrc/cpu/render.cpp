@@ -190,7 +190,7 @@ struct Renderer {
   // Merges the samples of ray i of the bundle and composites them.
   EPIGRAF_HD void finish(const RenderForward<T>& p, int64_t ray, int64_t i, int64_t count) {
     const int64_t n = rays.coarse + rays.fine;
-    march.merge(t_coarse + i * rays.coarse, t_fine + i * rays.fine, order.data(), t);
+    march.order.merge(t_coarse + i * rays.coarse, t_fine + i * rays.fine, order.data(), t);
     for (int o = 0; o < kOutputs; ++o) {
       const int32_t* from = order.data();
       EPIGRAF_SIMD

@@ -37,7 +37,7 @@ struct SparseRays {
 
   const RenderForward<T>& p;
   Tile& tile;
-  const RayMarch<T, kBytes>& march;
+  RayMarch<T, kBytes>& march;
   OccupancyCells<T> grid{};  // of the batch element, whose number is
   int64_t element = -1;
   CellBlocks<T> blocks;   // of it
@@ -65,7 +65,7 @@ struct SparseRays {
   }
 
   // For bundles of up to `most` rays.
-  SparseRays(const RenderForward<T>& params, Tile& field_tile, const RayMarch<T, kBytes>& ray_march,
+  SparseRays(const RenderForward<T>& params, Tile& field_tile, RayMarch<T, kBytes>& ray_march,
              int64_t most)
       : p(params),
         tile(field_tile),
@@ -369,7 +369,7 @@ struct SparseRays {
     if (count == 0) return write(ray, {1, {0, 0, 0}, 0, 0});
     const int64_t n = p.rays.coarse;
     if (count > n) {
-      march.merge(t + place, t + place + n, order.data(), merged);
+      march.order.merge(t + place, t + place + n, order.data(), merged);
     } else {
       std::copy_n(t + place, n, merged);
       for (int64_t k = 0; k < n; ++k) order[k] = static_cast<int32_t>(k);

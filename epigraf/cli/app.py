@@ -24,6 +24,7 @@ from epigraf.cli import (
     configs,
     data,
     demo,
+    doctor,
     export,
     history,
     info,
@@ -142,6 +143,7 @@ app.command()(metrics.metrics)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.command()(info.info)
+app.command()(doctor.doctor)
 app.command()(configs.configs)
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from epigraf.config.render import Compositor, DecoderEngine, RenderBackend, RenderSampler
+
 
 class CameraDist(Enum):
     """Where camera angles come from; `CUSTOM` takes them from the dataset."""
@@ -38,21 +40,6 @@ class LastInterval(Enum):
     AUTO = "auto"
     INFINITE = "infinite"
     FINITE = "finite"
-
-
-class RenderBackend(Enum):
-    """What marches rays: the fused renderer where it can, native ops one by one, or plain torch."""
-
-    FUSED = "fused"
-    OPS = "ops"
-    REFERENCE = "reference"
-
-
-class RenderSampler(Enum):
-    """Where rays are sampled in inference: everywhere, or where an occupancy grid has something."""
-
-    DENSE = "dense"
-    OCCUPANCY = "occupancy"
 
 
 class BackgroundType(Enum):
@@ -339,7 +326,14 @@ class RenderConfig(Section):
     early_stop_eps: float | None = Field(default=None, ge=0, lt=1)
     # ours: null = occupancy for videos, else dense; never while training
     sampler: RenderSampler | None = None
-    # ours: cells of the occupancy grid along an edge, a multiple of 32; null = the planes' side, at
-    # most 128; and what opacity must be possible in a cell that is looked at
+    # ours: cells of the occupancy grid along an edge, a multiple of 32 (null = two a pixel of the
+    # planes, at most 128), and the opacity that a cell must be able to add to be looked at
     grid_resolution: int | None = Field(default=None, ge=32, le=512, multiple_of=32)
-    alpha_thre: float = Field(default=1e-3, ge=0, lt=1)
+    alpha_thre: float = Field(default=1e-2, ge=0, lt=1)
+    compositor: Compositor = Compositor.NATIVE  # ours
+
+
+class DecoderConfig(Section):
+    """Ours: how the decoder is evaluated."""
+
+    engine: DecoderEngine = DecoderEngine.NATIVE

@@ -10,6 +10,8 @@ from pydantic import ValidationError, model_validator
 
 from epigraf.config.sections import (
     DatasetConfig,
+    DecoderConfig,
+    DecoderEngine,
     ModelConfig,
     PatchDistribution,
     RenderConfig,
@@ -28,6 +30,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     render: RenderConfig = RenderConfig()
+    decoder: DecoderConfig = DecoderConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -36,6 +39,12 @@ class Config(Section):
         _check_batch(self)
         if self.training.group_labels and not self.training.use_labels:
             raise ValueError("training.group_labels needs training.use_labels=true")
+        half = self.decoder.engine is DecoderEngine.TINYCUDANN
+        if half and self.model.loss_kwargs.pl_weight > 0:
+            raise ValueError(
+                "decoder.engine=tinycudann has no second derivatives, which "
+                "model.loss_kwargs.pl_weight > 0 needs; use decoder.engine=native"
+            )
         if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
             raise ValueError("dataset.object_radius must be smaller than dataset.camera.radius")
         return self

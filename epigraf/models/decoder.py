@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epigraf.config import GeneratorConfig
+from epigraf.config import DecoderEngine, GeneratorConfig
 from epigraf.models.layers import LRELU_SLOPE, Activation, FullyConnected, ScalarEncoder
 from epigraf.ops.decoder import decode
 from epigraf.ops.occupancy import OccupancyGrid
 from epigraf.ops.render import FieldTensors, project_planes
+from epigraf.ops.tinycudann import decode_tinycudann
 from epigraf.ops.triplane import sample_triplane
 from epigraf.rendering.renderer import FieldSample
 
@@ -32,11 +33,12 @@ class TriPlaneDecoder(nn.Module):
     ``mlp.n_layers`` fully connected layers in all, leaky ReLU between them. With
     ``posenc_period_len`` the encoded coordinates join the features. With ``has_view_cond`` the
     trunk ends in ``hid_dim`` features and the density, and a head of two layers turns the features
-    and the encoded ray direction into the colour.
+    and the encoded ray direction into the colour. ``engine`` evaluates the trunk.
     """
 
-    def __init__(self, cfg: GeneratorConfig) -> None:
+    def __init__(self, cfg: GeneratorConfig, engine: DecoderEngine = DecoderEngine.NATIVE) -> None:
         super().__init__()
+        self.engine = engine
         plane, mlp = cfg.tri_plane, cfg.tri_plane.mlp
         self.pos_enc = None
         if plane.posenc_period_len > 0:
@@ -82,7 +84,8 @@ class TriPlaneDecoder(nn.Module):
         if self.pos_enc is not None:
             features = torch.cat([features, self.pos_enc(coords)], dim=-1)
         weights, biases = self.effective()
-        return decode(features, weights, biases, LRELU_SLOPE)
+        run = decode if self.engine is DecoderEngine.NATIVE else decode_tinycudann
+        return run(features, weights, biases, LRELU_SLOPE)
 
     def effective(self) -> tuple[list[Tensor], list[Tensor]]:
         """Weights [O, I] and biases [O] of the trunk's layers, with all gains."""
@@ -177,10 +180,12 @@ class TriPlaneField:
         return FieldSample(sample.colors, sample.densities + self.prior(points_world))
 
     def tensors(self) -> FieldTensors | None:
-        """The field taken apart for the fused renderer; None with encoded coordinates or a
-        view-conditioned head, which it does not know."""
+        """The field taken apart for the fused renderer; None with encoded coordinates, a
+        view-conditioned head or another engine, which it does not know."""
         if self._prepared is not None:
             return self._prepared
+        if self.decoder.engine is not DecoderEngine.NATIVE:
+            return None
         if self.decoder.pos_enc is not None or self.decoder.color_layers is not None:
             return None
         weights, biases = self.decoder.effective()

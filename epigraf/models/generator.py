@@ -99,7 +99,7 @@ class Generator(nn.Module):
             channel_max=g.cmax,
             use_noise=g.use_noise,
         )
-        self.decoder = TriPlaneDecoder(g)
+        self.decoder = TriPlaneDecoder(g, cfg.decoder.engine)
         self.background: SphereBackground | None = None
         if g.bg_model.type is BackgroundType.SPHERE:
             self.background = SphereBackground(
@@ -213,6 +213,7 @@ class Generator(nn.Module):
             max_rays=self._max_rays(view, batch),
             backend=self._backend(view),
             early_stop_eps=self.cfg.render.early_stop_eps,
+            compositor=self.cfg.render.compositor,
         )
 
     def renderer(self, device: torch.device | str = "cpu") -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,15 +254,20 @@ class LoadedModel:
     path: Path
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+def load(
+    path: str | Path, device: torch.device | str = "cpu", overrides: Sequence[str] = ()
+) -> LoadedModel:
     """Load the generator of a run folder (its newest readable snapshot), a snapshot file, or a
     model that comes with the package, by name.
 
+    Args:
+        overrides: changes to its configuration, like ``render.sampler=occupancy``.
     Raises:
         CheckpointError: missing, truncated, damaged, foreign, or of another architecture.
+        ConfigError: an override that does not exist.
     """
     snapshot = find_snapshot(path)
-    cfg = snapshot.config
+    cfg = snapshot.config.with_overrides(overrides)
     generator = Generator(cfg)
     load_weights(generator, snapshot, "G_ema")
     generator.to(device).eval().requires_grad_(False)

@@ -41,6 +41,18 @@ def sampler_for(generator: Generator, sampler: RenderSampler | None, rays: int) 
     return sampler or RenderSampler.DENSE
 
 
+def sampler_text(generator: Generator) -> str:
+    """What samples the rays of this model's pictures, and why."""
+    chosen, cells = generator.cfg.render.sampler, grid_resolution(generator.cfg)
+    grid = f"{cells}^3 cells, alpha_thre {generator.cfg.render.alpha_thre:g}"
+    if chosen is None:
+        return f"dense; occupancy ({grid}) where it is asked for (render.sampler is not set)"
+    if chosen is RenderSampler.DENSE:
+        return "dense (render.sampler=dense)"
+    few = WORTH * chart_points(_cells_of_planes(generator.cfg))
+    return f"occupancy ({grid}); dense where a scene is asked for fewer than {few:,} samples"
+
+
 @torch.no_grad()
 def occupancy_of(generator: Generator, field: TriPlaneField) -> OccupancyGrid:
     """The occupancy grid of a generator's field: of the ball of the object where the model has one,

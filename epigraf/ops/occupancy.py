@@ -135,8 +135,8 @@ def build_occupancy(
     """The cells where a scene may absorb light (occupancy 1-4), and all that touch them.
 
     corners: densities sigma >= 0 at the corners of the cells, [B, G + 1, G + 1, G + 1]; centres: at
-    their centres, [B, G, G, G], both indexed by x, y, z (`lattice_ticks` says where). A cell is dense
-    when 1 - exp(-sigma diagonal) >= alpha_thre for one of its nine samples, or a sample is NaN;
+    their centres, [B, G, G, G]; both indexed by x, y, z (see `lattice_ticks`). A cell is dense when
+    1 - exp(-sigma diagonal) >= alpha_thre for one of its nine samples, or a sample is NaN;
     occupied when it or one of the 26 around it is dense. Every point of the cube is within 0.56
     cell edges of a sample: a ball of density that is larger is never missed, and what is found is
     kept with at least one edge around it. Not differentiable.

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from epigraf.ops.occupancy import OccupancyGrid, build_occupancy, lattice_ticks
+from epigraf.config import LastInterval
+from epigraf.ops.occupancy import OccupancyGrid, build_occupancy, lattice_ticks, may_absorb
+from epigraf.rendering.rays import RaySegment
+
+if TYPE_CHECKING:
+    from epigraf.rendering.renderer import RenderOptions
 
 SATURATED = 1e-3
 """Rays with a grid end where less than this share of their light is left, unless told otherwise."""
@@ -43,6 +48,29 @@ def grid_of(field: object) -> OccupancyGrid | None:
     if torch.is_grad_enabled() or not isinstance(field, Charted):
         return None
     return field.grid
+
+
+def early_stop(field: object, early_stop_eps: float | None) -> float:
+    """The share of its light below which a ray ends; None: SATURATED where there is a grid."""
+    if early_stop_eps is not None:
+        return early_stop_eps
+    return 0.0 if grid_of(field) is None else SATURATED
+
+
+def last_counts(segment: RaySegment, options: RenderOptions) -> Tensor | bool:
+    """Whether the last sample of a ray counts wherever it lies, since it stands for all that is
+    behind it, [B, R] or for all rays (occupancy 9)."""
+    if options.last_back or options.last_interval is LastInterval.FINITE:
+        return options.last_back
+    return True if segment.hit is None else segment.hit
+
+
+def kept_samples(grid: OccupancyGrid, points: Tensor, last: Tensor | bool) -> Tensor:
+    """The samples at points_world [B, R, S, 3] that a field is asked for, bool [B, R, S]; the last
+    ones too where `last` (of `last_counts`) says so."""
+    kept = may_absorb(grid, points)
+    kept[..., -1] |= last
+    return kept
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ stratification.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -132,3 +133,8 @@ def stratified_t(segment: RaySegment, num_samples: int, jitter: Tensor | None) -
         upper = torch.cat([middle, even[-1:]])
         even = torch.addcmul(lower, upper - lower, jitter)
     return near[..., None] + (segment.far - near)[..., None] * even
+
+
+def ray_chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``count`` rays."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))

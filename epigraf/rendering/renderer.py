@@ -8,8 +8,6 @@ section 5.2; pi-GAN and EpiGRAF for the integrator's conventions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -17,17 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epigraf.config import ClampMode, LastInterval, RenderBackend
+from epigraf.config import ClampMode, Compositor, LastInterval, RenderBackend
 from epigraf.ops import use_reference
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.importance import importance_t, merge_samples
-from epigraf.ops.occupancy import may_absorb
+from epigraf.ops.nerfacc import composite_nerfacc
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
+from epigraf.rendering import occupancy
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.noise import RayNoise, draw_noise
-from epigraf.rendering.occupancy import SATURATED, ask_where_kept, grid_of
-from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
+from epigraf.rendering.rays import Rays, RaySegment, ray_chunks, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
 INFINITE_DELTA = 1e10
@@ -103,6 +101,7 @@ class RenderOptions:
     REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
     may leave out what lies behind a transmittance below it (features within eps max|colour|); None
     is SATURATED where the field has an occupancy grid, else 0.
+    ``compositor`` NERFACC integrates samples by nerfacc instead of the native op.
     ``row_length`` is that of the picture whose rows the rays are, or 0: speed depends on it only.
     """
 
@@ -124,6 +123,7 @@ class RenderOptions:
     backend: RenderBackend = RenderBackend.FUSED
     early_stop_eps: float | None = None
     row_length: int = 0
+    compositor: Compositor = Compositor.NATIVE
 
     def __post_init__(self) -> None:
         if self.num_coarse < 2 or (self.num_fine > 0 and self.num_coarse < 3):
@@ -153,24 +153,32 @@ def render_rays(
     """
     noise = draw_noise(rays.directions, options, draws)
     fused = trace is None and not fused_reason(field, rays, options)
-    march = _march_fused if fused else _march
-    reference = options.backend is RenderBackend.REFERENCE
     count, chunk = rays.directions.shape[1], options.max_rays
     if fused and chunk is not None:  # it needs no memory, but Ctrl-C must get a word in
         chunk = max(chunk, _FUSED_RAYS)
-    with use_reference() if reference else nullcontext():
-        if trace is not None or chunk is None or count <= chunk:
-            return march(field, rays, options, noise, trace)
-        parts = [
-            march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s))
-            for s in ray_chunks(count, max(chunk, 1))
-        ]
+    march = _march_fused if fused else _march
+    if options.backend is RenderBackend.REFERENCE:
+        march = _march_reference
+    if trace is not None or chunk is None or count <= chunk:
+        return march(field, rays, options, noise, trace)
+    parts = [
+        march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s))
+        for s in ray_chunks(count, max(chunk, 1))
+    ]
     return Rendered(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
 
-def ray_chunks(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover ``count`` rays."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+def _march_reference(
+    field: Field,
+    rays: Rays,
+    options: RenderOptions,
+    noise: RayNoise,
+    trace: Trace | None = None,
+) -> Rendered:
+    """Plain torch, but for the random numbers: the core draws the same ones, far sooner."""
+    noise = noise.drawn(rays.directions[..., 0], options)
+    with use_reference():
+        return _march(field, rays, options, noise, trace)
 
 
 def _march(
@@ -192,8 +200,8 @@ def _march_samples(
     segment = ray_segment(rays, options.near, options.far, options.object_radius)
     noise = noise.drawn(segment.near, options)
     t = stratified_t(segment, options.num_coarse, noise.jitter)
-    counts = _last_counts(segment, options)
-    colors, raw = _evaluate(field, rays, t, trace, ("coarse", counts))
+    last = occupancy.last_counts(segment, options)
+    colors, raw = _evaluate(field, rays, t, trace, ("coarse", last))
     if options.num_fine > 0:
         with torch.no_grad():
             coarse = integrate_samples(colors, raw, t, segment, options, noise.coarse_density)
@@ -209,7 +217,7 @@ def _march_samples(
         options,
         noise.final_density,
         last_back=options.last_back,
-        early_stop_eps=_early_stop(field, options),
+        early_stop_eps=occupancy.early_stop(field, options.early_stop_eps),
     )
     trace_final(trace, colors, raw, t, result)
     return result
@@ -219,11 +227,14 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     """Why the fused renderer does not run on this field here and now; empty where it does."""
     if options.backend is not RenderBackend.FUSED:
         return f"render.backend={options.backend.value}"
+    if options.compositor is not Compositor.NATIVE:
+        return f"render.compositor={options.compositor.value}"
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
-        return "the field is more than planes and a decoder (posenc, view conditioning)"
-    if (options.early_stop_eps or 0) > 0 and rays.origins.device.type != "cpu":
-        return "render.early_stop_eps: the fused renderer stops early on a CPU only"
+        return (
+            "the field is more than planes and a native decoder (posenc, view conditioning, "
+            "decoder.engine)"
+        )
     moving = rays.origins.requires_grad or rays.directions.requires_grad
     return why_not(tensors, moving, (options.num_coarse, options.num_fine))
 
@@ -255,14 +266,8 @@ def _march_fused(
         seeds=noise.seeds,
         row_length=options.row_length,
     )
-    march = _march_of(options, _early_stop(field, options) if like.device.type == "cpu" else 0.0)
-    return _rendered(render_fused(tensors, ray_tensors, march, grid_of(field)), options)
-
-
-def _early_stop(field: Field, options: RenderOptions) -> float:
-    if options.early_stop_eps is not None:
-        return options.early_stop_eps
-    return 0.0 if grid_of(field) is None else SATURATED
+    march = _march_of(options, occupancy.early_stop(field, options.early_stop_eps))
+    return _rendered(render_fused(tensors, ray_tensors, march, occupancy.grid_of(field)), options)
 
 
 def _march_of(options: RenderOptions, early_stop_eps: float) -> March:
@@ -293,26 +298,17 @@ def _present(value: Tensor | None) -> Tensor:
     return value
 
 
-def _last_counts(segment: RaySegment, options: RenderOptions) -> Tensor | bool:
-    """Whether the last sample of a ray counts wherever it lies, [B, R] (occupancy 9)."""
-    if options.last_back or options.last_interval is LastInterval.FINITE:
-        return options.last_back
-    return True if segment.hit is None else segment.hit
-
-
 def _evaluate(
     field: Field, rays: Rays, t: Tensor, trace: Trace | None, name_last: tuple[str, Tensor | bool]
 ) -> tuple[Tensor, Tensor]:
-    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]. name_last: of the
-    pass, in the trace, and whether its last samples count where a grid says that there is nothing.
-    """
+    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]; name_last: of the
+    pass, in the trace, and whether its last samples count in empty cells too."""
     batch, count, samples = t.shape
     points = torch.addcmul(rays.origins[:, :, None], rays.directions[:, :, None], t[..., None])
-    grid, (name, last) = grid_of(field), name_last
+    grid, (name, last) = occupancy.grid_of(field), name_last
     if grid is not None and trace is None:
-        kept = may_absorb(grid, points)
-        kept[..., -1] |= last
-        return ask_where_kept(field, points, rays.directions, kept)
+        kept = occupancy.kept_samples(grid, points, last)
+        return occupancy.ask_where_kept(field, points, rays.directions, kept)
     sample = field(points.view(batch, count * samples, 3), rays.directions)
     if trace is not None:
         trace[f"{name}_points"] = points
@@ -341,7 +337,8 @@ def integrate_samples(
     """
     sigma = activate_density(raw, options, noise)
     last = _last_delta(t, segment, options)
-    return composite(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
+    run = composite_nerfacc if options.compositor is Compositor.NERFACC else composite
+    return run(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
 
 
 def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float | Tensor:

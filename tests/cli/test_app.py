@@ -27,6 +27,7 @@ COMMANDS = (
     "metrics",
     "demo",
     "info",
+    "doctor",
     "configs",
 )
 

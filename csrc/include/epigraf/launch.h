@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 #include "epigraf/composite.h"
 #include "epigraf/importance.h"
@@ -350,6 +352,15 @@ void decoder_backward_cpu(const DecoderBackward<T>& params, int threads);
 const char* cpu_instruction_set();
 // Whether the module was compiled with OpenMP.
 bool cpu_has_openmp();
+
+// Bytes of the vectors that the code has clones for and this processor runs, ascending.
+std::vector<int> vector_widths();
+
+// Every thread takes `steps` steps of kFmaChains independent chains x -> x / 2 + 1 / 4 in float
+// vectors of `bytes`; returns the sum of all lanes, which tend to 1/2. Throws for a width that is
+// not among vector_widths().
+constexpr int kFmaChains = 12;
+double fma_loop(int bytes, int64_t steps, int threads);
 
 // CUDA: launch on the stream and return; std::runtime_error with CUDA's own message if the launch
 // fails. Compiled where EPIGRAF_WITH_CUDA is defined.

@@ -49,7 +49,7 @@ struct RenderMarch {
   bool relu;             // instead of softplus
   bool finite_interval;  // the last interval ends at `far`; else it is last_delta long
   bool last_back;
-  T early_stop_eps;  // of the final pass, on a CPU (composite 10); 0 where there will be gradients
+  T early_stop_eps;  // of the final pass (composite 10); 0 where there will be gradients
 };
 
 // Streams of a seed (philox 2), one for each kind of random number.

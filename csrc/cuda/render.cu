@@ -91,6 +91,7 @@ __device__ void evaluate(const RenderForward<T>& p, const WarpField<T>& at,
                          const ForwardMemory<T>& memory, int64_t ray, int first, int count,
                          bool stops) {
   const RayLine<T> line = line_of_ray(p.rays, ray);
+  const RayCells<T> cells(p, ray);
   const int samples = int(p.rays.coarse + p.rays.fine);
   T transmittance = 1;
   for (int chunk = 0; chunk < count; chunk += kWarp) {

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from epigraf.benchmarks.bars import Group, draw_dots, draw_stacks
+from epigraf.benchmarks.bench_occupancy import occupancy_lines
 from epigraf.benchmarks.bench_step import STEP
 from epigraf.benchmarks.machine import describe_peaks, peak_fma, peak_gflops, peak_read
 from epigraf.benchmarks.result import Result, of_suite
@@ -21,6 +22,7 @@ from epigraf.errors import EpigrafError
 X_LABELS = {
     "rays": "rays of a picture", "samples": "samples of a ray", "batch": "pictures",
     "planes": "side of the planes, pixels", "threads": "threads",
+    "share": "share of the cells that are occupied",
 }  # fmt: skip
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -161,6 +163,8 @@ def _tables(result: Result) -> Iterator[str]:
     if result.suite == "scaling":
         yield from (f"* {line}" for line in scaling_lines(result.rows))
         return
+    if result.suite == "occupancy":
+        yield from (*(f"* {line}" for line in occupancy_lines(result.rows)), "")
     yield "| case | implementation | best ms | median ms | GFLOP/s | peak MiB |"
     yield "| --- | --- | ---: | ---: | ---: | ---: |"
     for row in result.rows:
@@ -180,8 +184,8 @@ def _panels(result: Result) -> Iterator[Panel]:
         log = not axis.startswith("samples")
         x_label, series = X_LABELS[axis.split(",")[0]], _series(rows, _milliseconds)
         yield Panel(f"{axis}: time", x_label, series, log, "ms, quickest round")
-        if axis == "rays":
-            yield Panel("rays: speed", x_label, _series(rows, _rate), True, "rays/s")
+        if axis in ("rays", "share"):
+            yield Panel(f"{axis}: speed", x_label, _series(rows, _rate), True, "rays/s")
         if axis == "samples":
             kept = [row for row in rows if row.peak_mib is not None]
             label = "MiB beyond inputs, peak"

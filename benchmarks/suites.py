@@ -11,6 +11,7 @@ from epigraf.benchmarks import (
     bench_composite,
     bench_decoder,
     bench_importance,
+    bench_occupancy,
     bench_random,
     bench_rays,
     bench_render,
@@ -48,6 +49,7 @@ SUITES: dict[str, Measure] = {
     "ops": Suite(_ops, rounds=10),
     "render": Suite(bench_render.cases, rounds=10),
     "step": bench_step.measure,
+    "occupancy": Suite(bench_occupancy.cases, rounds=5),
     "scaling": Suite(bench_scaling.cases, rounds=7),
 }
 

@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 5;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 6;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -138,6 +138,8 @@ struct RenderShape {
   uint64_t seed;
   std::array<int64_t, 2> place;  // of the rays in the streams of the seed: first, total
   std::array<bool, 4> seeded;    // jitter, u, coarse_noise, final_noise
+  int64_t cells;                 // of the occupancy grid along an edge, and its half edge
+  double half_edge;
 };
 
 template <typename T>
@@ -203,18 +205,30 @@ epigraf::RenderRays<T> render_rays(const RenderShape& shape, const RayAddresses&
 template <typename T>
 void render_forward(const Launch& launch, const RenderShape& shape, uintptr_t planes,
                     const std::vector<uintptr_t>& params, const RayAddresses& rays,
+                    const std::array<uintptr_t, 2>& known,
                     const std::array<uintptr_t, 5>& outputs) {
   const auto out = [&](int i) { return pointer<T>(outputs[i]); };
-  const epigraf::RenderForward<T> p{render_field<T>(shape, planes, params),
-                                    render_march<T>(shape),
-                                    render_rays<T>(shape, rays),
-                                    out(0),
-                                    out(1),
-                                    out(2),
-                                    out(3),
-                                    out(4)};
+  const epigraf::RenderForward<T> p{
+      render_field<T>(shape, planes, params),
+      render_march<T>(shape),
+      render_rays<T>(shape, rays),
+      out(0),
+      out(1),
+      out(2),
+      out(3),
+      out(4),
+      {shape.cells, pointer<const uint32_t>(known[0]), static_cast<T>(shape.half_edge)},
+      pointer<const T>(known[1])};
   dispatch(launch, p, epigraf::render_forward_cpu<T>,
            EPIGRAF_CUDA_LAUNCHER(render_forward_cuda<T>));
+}
+
+template <typename T>
+void render_project(const Launch& launch, const RenderShape& shape, uintptr_t planes,
+                    const std::vector<uintptr_t>& params, uintptr_t projected) {
+  const auto field = render_field<T>(shape, planes, params);
+  py::gil_scoped_release release;
+  epigraf::render_project_cpu<T>(field, pointer<T>(projected), launch.threads);
 }
 
 template <typename T>
@@ -501,18 +515,33 @@ PYBIND11_MODULE(_C, m) {
                        const std::array<int64_t, 5>& strides, const std::vector<int64_t>& widths,
                        const std::array<double, 8>& numbers, const std::array<bool, 4>& flags,
                        int64_t u_stride, int64_t row_length, uint64_t seed,
-                       const std::array<int64_t, 2>& place, const std::array<bool, 4>& seeded) {
-             return RenderShape{rays,     planes,     strides, widths, numbers, flags,
-                                u_stride, row_length, seed,    place,  seeded};
+                       const std::array<int64_t, 2>& place, const std::array<bool, 4>& seeded,
+                       int64_t cells, double half_edge) {
+             return RenderShape{rays,       planes, strides, widths, numbers, flags,    u_stride,
+                                row_length, seed,   place,   seeded, cells,   half_edge};
            }),
            py::arg("rays"), py::arg("planes"), py::arg("strides"), py::arg("widths"),
            py::arg("numbers"), py::arg("flags"), py::arg("u_stride"), py::arg("row_length"),
-           py::arg("seed"), py::arg("place"), py::arg("seeded"));
-  // params: weights, then biases; outputs: features, depth, opacity, transmittance, saved (or 0).
-  m.def("render_forward", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
-                             const std::vector<uintptr_t>& params, const RayAddresses& rays,
-                             const std::array<uintptr_t, 5>& outputs) {
-    EPIGRAF_BY_TYPE(render_forward, launch, shape, planes, params, rays, outputs);
+           py::arg("seed"), py::arg("place"), py::arg("seeded"), py::arg("cells"),
+           py::arg("half_edge"));
+  // params: weights, then biases; known: words of the occupancy grid, projected planes (or 0);
+  // outputs: features, depth, opacity, transmittance, saved (or 0).
+  m.def("render_forward",
+        [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
+           const std::vector<uintptr_t>& params, const RayAddresses& rays,
+           const std::array<uintptr_t, 2>& known, const std::array<uintptr_t, 5>& outputs) {
+          EPIGRAF_BY_TYPE(render_forward, launch, shape, planes, params, rays, known, outputs);
+        });
+  m.def("render_project", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
+                             const std::vector<uintptr_t>& params, uintptr_t projected) {
+    EPIGRAF_BY_TYPE(render_project, launch, shape, planes, params, projected);
+  });
+  // Elements of the projected planes of a batch element.
+  m.def("render_projected_size", [](const RenderShape& shape, bool is_double) {
+    return epigraf::render_projected_size(
+        triplane_shape({shape.rays[0], 0, shape.planes[0], shape.planes[1], shape.planes[2]},
+                       {0, 0, 0, 0}),
+        shape.widths[1], is_double);
   });
   // grads: saved, then those of the outputs; grad_planes and grad_params are added to.
   m.def("render_backward", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,

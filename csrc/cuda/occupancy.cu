@@ -25,8 +25,7 @@ __global__ void __launch_bounds__(kBlockThreads) occupancy_dilate_kernel(Occupan
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads)
-    occupancy_traverse_kernel(OccupancyTraverse<T> p) {
+__global__ void __launch_bounds__(kBlockThreads) occupancy_traverse_kernel(OccupancyTraverse<T> p) {
   const int64_t i = thread_of_grid();
   if (i < p.batch * p.rays) traverse_indexed_ray(p, i);
 }

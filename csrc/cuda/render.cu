@@ -49,6 +49,27 @@ struct ForwardMemory {
         order(reinterpret_cast<int*>(outputs + kOutputs * sizes.samples())) {}
 };
 
+// (occupancy 9): the cells of a ray's scene, and whether its last coarse sample counts wherever it
+// lies, since it stands for all that is behind it.
+template <typename T>
+struct RayCells {
+  OccupancyCells<T> grid;  // without words: nothing is known
+  bool last_counts;
+
+  __device__ RayCells(const RenderForward<T>& p, int64_t ray)
+      : grid(p.grid),
+        last_counts(p.march.last_back ||
+                    (!p.march.finite_interval && p.rays.last_delta[ray] > T(0))) {
+    if (grid.words) grid.words += ray / p.rays.rays * words_of_grid(grid.resolution);
+  }
+  __device__ bool wanted(const RayLine<T>& line, T t, bool last) const {
+    if (!grid.words || (last && last_counts)) return true;
+    T x[3];
+    for (int i = 0; i < 3; ++i) x[i] = line.origin[i] + line.direction[i] * t;
+    return may_absorb(grid, x[0], x[1], x[2]);
+  }
+};
+
 // Whether less than early_stop_eps of the light is left behind the chunk of samples from `first`
 // on.
 template <typename T>
@@ -64,24 +85,33 @@ __device__ bool is_dark(const RenderForward<T>& p, const ForwardMemory<T>& memor
 }
 
 // (render 2): outputs of `count` samples from `first` on; of a ray that `stops`, up to the chunk
-// behind which it is dark.
+// behind which it is dark. Where the cells are empty there is nothing.
 template <int kBlock, typename T>
 __device__ void evaluate(const RenderForward<T>& p, const WarpField<T>& at,
                          const ForwardMemory<T>& memory, int64_t ray, int first, int count,
                          bool stops) {
   const RayLine<T> line = line_of_ray(p.rays, ray);
+  const RayCells<T> cells(p, ray);
   const int samples = int(p.rays.coarse + p.rays.fine);
   T transmittance = 1;
   for (int chunk = 0; chunk < count; chunk += kWarp) {
     const int k = first + chunk + lane_index(), left = count - chunk;
-    const bool exists = lane_index() < left;
-    T point[3];
-    at.place(line, memory.t[exists ? k : first], point);
-    at.template look_up<kBlock>(taps_at(at.field, point),
-                                left < kWarp ? (1u << left) - 1u : kAllLanes);
-    T out[kOutputs];
-    decode(at.decoder, at.tile + lane_index() * at.row, out);
-    out[kOutputs - 1] += at.prior(point);
+    const bool exists = lane_index() < left, last = first == 0 && k + 1 == count;
+    const T t = memory.t[exists ? k : first];
+    const bool wanted = exists && cells.wanted(line, t, last);
+    const unsigned lanes = __ballot_sync(kAllLanes, wanted);
+    T out[kOutputs] = {};
+    if (lanes != 0) {
+      T point[3];
+      at.place(line, t, point);
+      at.template look_up<kBlock>(taps_at(at.field, point), lanes);
+      decode(at.decoder, at.tile + lane_index() * at.row, out);
+      out[kOutputs - 1] += at.prior(point);
+    }
+    if (!wanted) {
+      for (T& x : out) x = 0;
+      out[kOutputs - 1] = T(-INFINITY);
+    }
     for (int o = 0; o < kOutputs; ++o) {
       if (exists) memory.outputs[o * samples + k] = out[o];
     }

@@ -257,6 +257,33 @@ TEST(early_stop_equals_the_cpu) {
 
 // By hand: densities of ln 2 and steps of one, so that each interval takes half of the light; a
 // quarter is left for the third sample, which is less than eps.
+TEST(occupancy_equals_the_cpu) {
+  for (int flags = 0; flags < 8; ++flags) {
+    for (int64_t fine : {0, 5}) {
+      Scene<double> scene(sized(9, 40, fine));
+      scene.march.relu = flags & 1;
+      scene.march.finite_interval = flags & 2;
+      scene.march.last_back = flags & 4;
+      scene.final_noise.clear();
+      const auto values = random_values<double>(scene.sizes.batch * 1024, 0, 1, 9);
+      std::vector<uint32_t> words;
+      for (double x : values) words.push_back(x < 0.7 ? 0u : uint32_t(x * 4e9));
+      const auto run = [&](auto forward) {
+        Rendered<double> r = scene.nothing();
+        RenderForward<double> p = scene.forward_params(r);
+        p.saved = nullptr;
+        p.grid = {32, words.data(), 0.9};
+        forward(p);
+        return r.outputs;
+      };
+      const auto cpu = run([](const auto& p) { render_forward_cpu<double>(p, 2); });
+      const auto cuda = run([](const auto& p) { render_forward_cuda<double>(p, kStream); });
+      check_near(cuda, cpu, 1e-7);  // an empty sample adds 1e-10 to the transmittance, or nothing
+      CHECK(cpu[0] != scene.on_cpu().outputs[0]);  // something was left out
+    }
+  }
+}
+
 TEST(early_stop_by_hand) {
   SceneSizes sizes = sized(1, 40, 0);
   sizes.batch = 1;

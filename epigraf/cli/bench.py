@@ -136,6 +136,27 @@ def step(
 
 
 @app.command()
+def occupancy(
+    out: Out = RESULTS,
+    rounds: Rounds = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    only: Only = "",
+    quick: Quick = False,
+    default_malloc: Malloc = False,
+) -> None:
+    """Measure rendering through occupancy grids, and a turntable of the shipped model.
+
+    [bold]Examples[/bold]
+
+      epigraf bench occupancy
+      epigraf bench occupancy --only 120 --rounds 1
+    """
+    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
+    run("occupancy", settings, out)
+
+
+@app.command()
 def scaling(
     out: Out = RESULTS,
     rounds: Rounds = None,

@@ -62,6 +62,8 @@ def machine_facts() -> dict[str, str]:
 
 def model_facts(loaded: LoadedModel) -> dict[str, str]:
     """Name -> text about a trained model."""
+    from epigraf.models.occupancy import sampler_text
+
     generator, cfg = loaded.generator, loaded.config
     count = sum(p.numel() for p in generator.parameters())
     source = loaded.source or {}
@@ -75,6 +77,7 @@ def model_facts(loaded: LoadedModel) -> dict[str, str]:
         "pictures": f"{cfg.dataset.resolution}x{cfg.dataset.resolution}",
         "classes": str(generator.c_dim or "none"),
         "renderer": generator.renderer(),
+        "sampler": sampler_text(generator),
     }
 
 

@@ -13,6 +13,7 @@ from epigraf.cli.media import grid
 from epigraf.cli.progress import Meter
 from epigraf.cli.shades import Range, needed, over_white, shade
 from epigraf.cli.values import parse_crop, parse_outputs
+from epigraf.config import RenderSampler
 from epigraf.errors import EpigrafError
 from epigraf.models.loading import LoadedModel
 from epigraf.models.pictures import Output, Picture, render_views
@@ -64,14 +65,20 @@ def meter_budget(loaded: LoadedModel, meter: Meter) -> RayBudget:
 
 
 def views_of(
-    loaded: LoadedModel, ws: Tensor, shot: Shot, meter: Meter, budget: RayBudget | None = None
+    loaded: LoadedModel,
+    ws: Tensor,
+    shot: Shot,
+    meter: Meter,
+    budget: RayBudget | None = None,
+    sampler: RenderSampler | None = None,
 ) -> Iterator[Picture]:
-    """The views of one cell (styles as for `render_views`), one unit of the meter each."""
+    """The views of one cell (styles and sampler as for `render_views`), one unit of the meter
+    each."""
     outputs = needed(shot.outputs)
     budget = budget or meter_budget(loaded, meter)
     return render_views(
         loaded.generator, ws, shot.cameras, shot.frame, outputs,
-        budget=budget, on_tile=meter.advance,
+        sampler=sampler, budget=budget, on_tile=meter.advance,
     )  # fmt: skip
 
 

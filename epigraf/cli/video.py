@@ -168,14 +168,19 @@ def _length(cast: Cast, each: int) -> int:
 
 
 def _film(loaded: LoadedModel, cast: Cast, shot: Shot, meter: Meter) -> Iterator[np.ndarray]:
-    """Frames [H, W, 3] uint8: all cells of a frame side by side."""
+    """Frames [H, W, 3] uint8: all cells of a frame side by side.
+
+    An occupancy grid of each object pays over its frames, where nothing else is asked for.
+    """
     from epigraf.cli.media import grid
     from epigraf.cli.shades import over_white
     from epigraf.cli.shot import meter_budget, shaded, side_by_side, views_of
+    from epigraf.config import RenderSampler
 
     budget = meter_budget(loaded, meter)
+    sampler = loaded.config.render.sampler or RenderSampler.OCCUPANCY
     reels = [
-        None if cell.styles is None else views_of(loaded, cell.styles, shot, meter, budget)
+        None if cell.styles is None else views_of(loaded, cell.styles, shot, meter, budget, sampler)
         for cell in cast.cells
     ]
     for i in range(len(shot.cameras)):

@@ -39,6 +39,7 @@ from epigraf.config.sections import (
     PatchDistribution,
     RenderBackend,
     RenderConfig,
+    RenderSampler,
     TrainingConfig,
     TriPlaneConfig,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Quadrature",
     "RenderBackend",
     "RenderConfig",
+    "RenderSampler",
     "SentinelAction",
     "SentinelConfig",
     "SentinelsConfig",

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from epigraf.config.conventions import ColorActivation, HiddenActivation, Projection, Quadrature
+from epigraf.config.render import Compositor, DecoderEngine, RenderBackend, RenderSampler
 
 
 class CameraDist(Enum):
@@ -40,28 +41,6 @@ class LastInterval(Enum):
     AUTO = "auto"
     INFINITE = "infinite"
     FINITE = "finite"
-
-
-class RenderBackend(Enum):
-    """What marches rays: the fused renderer where it can, native ops one by one, or plain torch."""
-
-    FUSED = "fused"
-    OPS = "ops"
-    REFERENCE = "reference"
-
-
-class Compositor(Enum):
-    """What turns densities into weights: the native op, or nerfacc's batched functions."""
-
-    NATIVE = "native"
-    NERFACC = "nerfacc"
-
-
-class DecoderEngine(Enum):
-    """What evaluates the decoder: the native op, or tiny-cuda-nn's FullyFusedMLP (CUDA, half)."""
-
-    NATIVE = "native"
-    TINYCUDANN = "tinycudann"
 
 
 class BackgroundType(Enum):
@@ -353,11 +332,19 @@ class TrainingConfig(Section):
 
 
 class RenderConfig(Section):
-    """How the same images are computed: never what they are, up to rounding and early_stop_eps."""
+    """How the same images are computed: never what they are, up to rounding, early_stop_eps and
+    alpha_thre."""
 
     backend: RenderBackend = RenderBackend.FUSED
-    # ours: in inference rays end where less than this share of their light is left; 0 = never
-    early_stop_eps: float = Field(default=0.0, ge=0, lt=1)
+    # ours: in inference rays end where less than this share of their light is left; 0 = never,
+    # null = 0.001 with an occupancy grid
+    early_stop_eps: float | None = Field(default=None, ge=0, lt=1)
+    # ours: null = occupancy for videos, else dense; never while training
+    sampler: RenderSampler | None = None
+    # ours: cells of the occupancy grid along an edge, a multiple of 32 (null = two a pixel of the
+    # planes, at most 128), and the opacity that a cell must be able to add to be looked at
+    grid_resolution: int | None = Field(default=None, ge=32, le=512, multiple_of=32)
+    alpha_thre: float = Field(default=1e-2, ge=0, lt=1)
     compositor: Compositor = Compositor.NATIVE  # ours
 
 

@@ -18,7 +18,8 @@ from epigraf.config import RenderBackend
 from epigraf.doctor.checkup import one_line
 from epigraf.ops import use_reference
 from epigraf.ops.engines import ENGINES, Engine, engine_table
-from epigraf.ops.nerfacc import composite_nerfacc
+from epigraf.ops.nerfacc import composite_nerfacc, sample_occupied
+from epigraf.ops.occupancy import Intervals, grid_from_binaries, traverse_grid
 from epigraf.ops.render import FieldTensors
 from epigraf.ops.tinycudann import decode_tinycudann
 from epigraf.rendering.camera import cam2world
@@ -27,7 +28,7 @@ from epigraf.rendering.rays import Rays
 from epigraf.rendering.renderer import RenderOptions, TensorField, render_rays
 
 _SECONDS = 0.05  # of timing for one cell
-_TOLERANCE = {Engine.TINYCUDANN: 2e-2}  # half precision
+_TOLERANCE = {Engine.TINYCUDANN: 2e-2, Engine.NERFACC: 5e-3}  # half precision; steps of 1e-4
 _ROUNDING = 2e-4  # of the largest value, for float32
 _SLOPE = 0.2
 Run = Callable[[], Sequence[Tensor]]
@@ -162,6 +163,27 @@ def _rays(device: str) -> dict[Engine, Run]:
     return {Engine.REFERENCE: lambda: ops.patch_rays(matrices, 30.0, 32, 32)}
 
 
+def _occupancy(device: str) -> dict[Engine, Run]:
+    cells = torch.rand(1, 32, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.02
+    grid = grid_from_binaries(cells.to(device), 0.25)
+    aims = _draw(1, 1, 256, 3, device=device).clamp(-0.2, 0.2)
+    origins = torch.tensor([-1.0, 0.02, 0.03], device=device).expand(1, 256, 3).contiguous()
+    directions = torch.nn.functional.normalize(aims - origins, dim=-1)
+    near, far = (torch.full((1, 256), t, device=device) for t in (0.5, 1.5))
+
+    def lengths(found: Intervals) -> Sequence[Tensor]:
+        """Of what each ray has in occupied cells: engines may cut it into other pieces."""
+        sums = torch.zeros(256, device=device)
+        return [sums.index_add_(0, found.ray_indices, found.t_ends - found.t_starts)]
+
+    return {
+        Engine.REFERENCE: lambda: lengths(traverse_grid(grid, origins, directions, near, far)),
+        Engine.NERFACC: lambda: lengths(
+            sample_occupied(grid, origins, directions, near, far, 1e-4)
+        ),
+    }
+
+
 def _random(device: str) -> dict[Engine, Run]:
     like = torch.empty(0, device=device)
     return {Engine.REFERENCE: lambda: [ops.philox_uniform(7, 0, (65536,), like)]}
@@ -203,5 +225,6 @@ _RUNS: dict[str, Any] = {
     "merge": _merge,
     "rays": _rays,
     "random": _random,
+    "occupancy": _occupancy,
     "render": _render,
 }

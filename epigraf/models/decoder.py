@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from epigraf.config import ColorActivation, DecoderEngine, GeneratorConfig, HiddenActivation
 from epigraf.models.layers import LRELU_SLOPE, Activation, FullyConnected, ScalarEncoder
 from epigraf.ops.decoder import decode
-from epigraf.ops.render import FieldTensors
+from epigraf.ops.occupancy import OccupancyGrid
+from epigraf.ops.render import FieldTensors, project_planes
 from epigraf.ops.tinycudann import decode_tinycudann
 from epigraf.ops.triplane import sample_triplane
 from epigraf.rendering.renderer import FieldSample
@@ -141,6 +142,9 @@ class TriPlaneField:
         decoder: reads the features.
         cube_scale: half the edge of the scene cube in world units.
         prior: added to the raw densities; None for the official model.
+
+    Attributes:
+        grid: the cells that are not empty, or None where nobody has looked (`prepared`).
     """
 
     def __init__(
@@ -154,6 +158,29 @@ class TriPlaneField:
         self.decoder = decoder
         self.cube_scale = cube_scale
         self.prior = prior
+        self.grid: OccupancyGrid | None = None
+        self._prepared: FieldTensors | None = None
+
+    def prepared(self, grid: OccupancyGrid | None) -> TriPlaneField:
+        """The same scene for many renderings without gradients: what they share is computed once.
+
+        grid: its occupancy grid, or None. The planes and the decoder must not change afterwards.
+
+        Raises:
+            ValueError: the grid is of another number of scenes, or on another device.
+        """
+        if grid is not None:
+            own, other = (len(self.planes), self.planes.device), (len(grid), grid.words.device)
+            if own != other:
+                raise ValueError(
+                    f"prepared: the grid is of {other[0]} scenes on {other[1]}, "
+                    f"the planes of {own[0]} on {own[1]}"
+                )
+        field = TriPlaneField(self.planes.flatten(1, 2), self.decoder, self.cube_scale, self.prior)
+        tensors = self.tensors()
+        field.grid = grid
+        field._prepared = None if tensors is None else project_planes(tensors)
+        return field
 
     def __call__(self, points_world: Tensor, directions: Tensor | None = None) -> FieldSample:
         """Colours and raw densities at points_world [B, P, 3] seen along directions [B, R, 3]."""
@@ -166,6 +193,8 @@ class TriPlaneField:
     def tensors(self) -> FieldTensors | None:
         """The field taken apart for the fused renderer; None with encoded coordinates, a
         view-conditioned head, other activations or another engine, which it does not know."""
+        if self._prepared is not None:
+            return self._prepared
         if self.decoder.engine is not DecoderEngine.NATIVE:
             return None
         if self.decoder.pos_enc is not None or self.decoder.color_layers is not None:

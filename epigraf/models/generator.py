@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from epigraf.config import BackgroundType, Config, Quadrature, RenderBackend
+from epigraf.config import BackgroundType, Config, Quadrature, RenderBackend, RenderSampler
 from epigraf.models.backbone import NoiseMode, TriPlaneBackbone
 from epigraf.models.background import SphereBackground, plane_background
 from epigraf.models.decoder import DensityPrior, TriPlaneDecoder, TriPlaneField
@@ -217,6 +217,7 @@ class Generator(nn.Module):
             backend=self._backend(view),
             early_stop_eps=self.cfg.render.early_stop_eps,
             compositor=self.cfg.render.compositor,
+            sampler=self.cfg.render.sampler or RenderSampler.DENSE,
         )
 
     def renderer(self, device: torch.device | str = "cpu") -> str:

@@ -29,6 +29,7 @@ from epigraf.models.generator import Generator
 
 FREE_KEYS = (
     "render.*",
+    "decoder.*",
     "model.generator.test_ray_steps",
     "model.generator.test_fine_steps",
     "model.generator.density_gain",

@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from epigraf.config import RenderSampler
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.decoder import TriPlaneField
 from epigraf.models.generator import Generator, View
+from epigraf.models.occupancy import sampler_for, scene_field
 from epigraf.rendering.budget import RayBudget
 from epigraf.rendering.camera import cam2world, clamp_pitch, roll_cameras
 from epigraf.rendering.draws import RandomDraws
@@ -89,10 +91,13 @@ class Camera:
 
 
 @torch.no_grad()
-def scene_of(generator: Generator, ws: Tensor) -> Scene:
-    """The object of styles ws [1, num_ws, w_dim]; the generator is in eval mode."""
+def scene_of(
+    generator: Generator, ws: Tensor, sampler: RenderSampler = RenderSampler.DENSE
+) -> Scene:
+    """The object of styles ws [1, num_ws, w_dim]; the generator is in eval mode. With sampler
+    OCCUPANCY it knows where it is empty."""
     planes = generator.planes(ws, NoiseMode.CONST, draws=RandomDraws(0))
-    return Scene(generator, ws, planes, generator.field(planes))
+    return Scene(generator, ws, planes, scene_field(generator, planes, sampler))
 
 
 def camera_at(scene: Scene, path: CameraPath, index: int) -> Camera:
@@ -154,6 +159,7 @@ def render_views(
     frame: Frame | None = None,
     outputs: Collection[Output] = (Output.COLOR,),
     *,
+    sampler: RenderSampler | None = None,
     budget: RayBudget | None = None,
     on_tile: Callable[[float], None] | None = None,
 ) -> Iterator[Picture]:
@@ -165,6 +171,8 @@ def render_views(
             [V, num_ws, w_dim], a style for each camera.
         cameras: V cameras.
         frame: None is a whole picture of the data set's resolution.
+        sampler: None is the configuration's, or dense. Where an occupancy grid would cost more
+            than it saves there is none (`sampler_for`).
         outputs, budget, on_tile: as for `render_picture`.
 
     Raises:
@@ -176,10 +184,13 @@ def render_views(
         )
     frame = frame or Frame(generator.img_resolution)
     budget = budget or RayBudget(device=ws.device)
+    rays = frame.box.width * frame.box.height * frame.supersample**2
+    rays *= len(cameras) if ws.shape[0] == 1 else 1
+    sampler = sampler_for(generator, sampler or generator.cfg.render.sampler, rays)
     scene: Scene | None = None
     for i in range(len(cameras)):
         if scene is None or ws.shape[0] > 1:
-            scene = scene_of(generator, ws[min(i, ws.shape[0] - 1)][None])
+            scene = scene_of(generator, ws[min(i, ws.shape[0] - 1)][None], sampler)
         camera = camera_at(scene, cameras, i)
         yield render_picture(scene, camera, frame, outputs, budget=budget, on_tile=on_tile)
 

@@ -14,7 +14,7 @@ from enum import Enum
 import torch
 
 from epigraf.ops import _native
-from epigraf.ops.nerfacc import why_not_nerfacc
+from epigraf.ops.nerfacc import why_no_traversal, why_not_nerfacc
 from epigraf.ops.tinycudann import why_not_tinycudann
 
 
@@ -29,6 +29,7 @@ class Engine(Enum):
     TINYCUDANN = "tinycudann"
 
 
+OCCUPANCY = "occupancy"
 _NATIVE = (Engine.CUDA, Engine.CPU, Engine.REFERENCE)
 
 ENGINES: dict[str, tuple[Engine, ...]] = {
@@ -39,12 +40,13 @@ ENGINES: dict[str, tuple[Engine, ...]] = {
     "merge": _NATIVE,
     "rays": _NATIVE,
     "random": _NATIVE,
+    OCCUPANCY: (*_NATIVE, Engine.NERFACC),
     "render": (Engine.CUDA, Engine.CPU, Engine.OPS, Engine.REFERENCE),
 }
 """The engines that each op has code for, in the order of preference; the last ones on request."""
 
 ON_REQUEST = {
-    Engine.NERFACC: "--set render.compositor=nerfacc",
+    Engine.NERFACC: "--set render.compositor=nerfacc, --set render.sampler=nerfacc",
     Engine.TINYCUDANN: "--set decoder.engine=tinycudann",
 }
 """Engines that run only where the configuration names them, and how it does."""
@@ -69,17 +71,17 @@ def engine_table(device: torch.device | str = "cpu") -> list[Entry]:
     kind = torch.device(device).type
     table = []
     for op, engines in ENGINES.items():
-        reasons = {engine: _why_not(engine, kind) for engine in engines}
+        reasons = {engine: _why_not(op, engine, kind) for engine in engines}
         able = [e for e in engines if not reasons[e] and e not in ON_REQUEST]
         table += [Entry(op, e, reasons[e], e is able[0]) for e in engines]
     return table
 
 
-def _why_not(engine: Engine, kind: str) -> str:
+def _why_not(op: str, engine: Engine, kind: str) -> str:
     checks: dict[Engine, Callable[[str], str]] = {
         Engine.CUDA: _why_not_cuda,
         Engine.CPU: _why_not_cpu,
-        Engine.NERFACC: lambda _: why_not_nerfacc(),
+        Engine.NERFACC: lambda _: why_no_traversal() if op == OCCUPANCY else why_not_nerfacc(),
         Engine.TINYCUDANN: _why_not_tinycudann,
     }
     return checks[engine](kind) if engine in checks else ""

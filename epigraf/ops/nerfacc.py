@@ -86,15 +86,39 @@ def composite_nerfacc(
     Raises RuntimeError where nerfacc is not installed.
     """
     check_composite(colors, densities, t, last_delta, early_stop_eps)
-    nerfacc: Any = nerfacc_module()
-    batch, rays = t.shape[:2]
-    if t.numel() == 0:
-        zero = t.new_zeros(batch, rays)
-        features = colors.new_zeros(batch, rays, colors.shape[-1])
-        return Composite(features, zero, t.new_zeros(t.shape), torch.ones_like(zero), zero)
     last = last_delta if isinstance(last_delta, Tensor) else t.new_full(t.shape[:2], last_delta)
-    starts = t.flatten(0, 1)  # [N, S], N = B R: nerfacc knows one scene
-    ends = torch.cat([starts[:, 1:], starts[:, -1:] + last.reshape(-1, 1)], dim=-1)
+    ends = torch.cat([t[..., 1:], (t[..., -1:] + last[..., None])[..., : t.shape[-1]]], dim=-1)
+    return _integrate(colors, densities, (t, ends, t), last_back, early_stop_eps)
+
+
+def composite_intervals(
+    colors: Tensor, densities: Tensor, t_starts: Tensor, t_ends: Tensor, early_stop_eps: float = 0.0
+) -> Composite:
+    """Integrate intervals that need not touch: colors [B, R, S, C], densities [B, R, S], t_starts
+    and t_ends [B, R, S], in order along each ray. Depth is that of their middles.
+
+    Raises RuntimeError where nerfacc is not installed.
+    """
+    middles = (t_starts + t_ends) / 2
+    return _integrate(colors, densities, (t_starts, t_ends, middles), False, early_stop_eps)
+
+
+def _integrate(
+    colors: Tensor,
+    densities: Tensor,
+    intervals: tuple[Tensor, Tensor, Tensor],
+    last_back: bool,
+    early_stop_eps: float,
+) -> Composite:
+    """Intervals are where they start and end and what depth they count for, [B, R, S] each."""
+    nerfacc: Any = nerfacc_module()
+    batch, rays = densities.shape[:2]
+    if densities.numel() == 0:
+        zero = densities.new_zeros(batch, rays)
+        features = colors.new_zeros(batch, rays, colors.shape[-1])
+        weights = torch.zeros_like(densities)
+        return Composite(features, zero, weights, torch.ones_like(zero), zero)
+    starts, ends, places = (x.flatten(0, 1) for x in intervals)  # [B R, S]: it knows one scene
     weights, light, _ = nerfacc.render_weight_from_density(starts, ends, densities.flatten(0, 1))
     if early_stop_eps > 0 and not (torch.is_grad_enabled() and weights.requires_grad):
         weights = torch.where(light < early_stop_eps, 0, weights)
@@ -102,11 +126,11 @@ def composite_nerfacc(
     if last_back:
         weights = torch.cat([weights[:, :-1], weights[:, -1:] + (1 - opacity)[:, None]], dim=-1)
     features = nerfacc.accumulate_along_rays(weights, colors.flatten(0, 1))
-    depth = nerfacc.accumulate_along_rays(weights, starts[..., None])
+    depth = nerfacc.accumulate_along_rays(weights, places[..., None])
     return Composite(
         features.view(batch, rays, -1),
         depth.view(batch, rays),
-        weights.view(t.shape),
+        weights.view(densities.shape),
         light[:, -1].view(batch, rays),
         opacity.view(batch, rays),
     )

@@ -109,17 +109,17 @@ def _pack(cells: Tensor) -> Tensor:
     return torch.where(words >= 2**31, words - 2**32, words).int()  # int32 with the same bits
 
 
-def lattice(resolution: int, half_edge: float, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Where a grid wants densities (occupancy 1): corners [(G + 1)^3, 3] and centres [G^3, 3]."""
-    check_resolution("lattice", resolution)
-    dtype = torch.float32 if like is None else like.dtype
+def lattice_ticks(
+    resolution: int, half_edge: float, like: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The coordinates along an axis where a grid wants densities (occupancy 1): of the corners of
+    its cells [G + 1] and of their centres [G], in the dtype and on the device of `like`."""
+    check_resolution("lattice_ticks", resolution)
     device = None if like is None else like.device
+    dtype = torch.float32 if like is None else like.dtype
     ticks = torch.arange(resolution + 1, dtype=torch.float64, device=device)
     corners = half_edge * (2 * ticks / resolution - 1)
-    return tuple(
-        torch.cartesian_prod(axis, axis, axis).to(dtype)
-        for axis in (corners, (corners[1:] + corners[:-1]) / 2)
-    )  # type: ignore[return-value]
+    return corners.to(dtype), ((corners[1:] + corners[:-1]) / 2).to(dtype)
 
 
 def threshold_density(alpha_thre: float, resolution: int, half_edge: float) -> float:
@@ -135,8 +135,8 @@ def build_occupancy(
     """The cells where a scene may absorb light (occupancy 1-4), and all that touch them.
 
     corners: densities sigma >= 0 at the corners of the cells, [B, G + 1, G + 1, G + 1]; centres: at
-    their centres, [B, G, G, G], both indexed by x, y, z (`lattice` says where). A cell is dense
-    when 1 - exp(-sigma diagonal) >= alpha_thre for one of its nine samples, or a sample is NaN;
+    their centres, [B, G, G, G]; both indexed by x, y, z (see `lattice_ticks`). A cell is dense when
+    1 - exp(-sigma diagonal) >= alpha_thre for one of its nine samples, or a sample is NaN;
     occupied when it or one of the 26 around it is dense. Every point of the cube is within 0.56
     cell edges of a sample: a ball of density that is larger is never missed, and what is found is
     kept with at least one edge around it. Not differentiable.
@@ -206,6 +206,14 @@ def _occupied_reference(grid: OccupancyGrid, points: Tensor) -> Tensor:
     found = ((word >> (index % CELLS_OF_WORD)) & 1).bool()
     outside = (points.abs() > s).any(dim=-1)
     return (found | points.isnan().any(dim=-1)) & ~outside
+
+
+def may_absorb(grid: OccupancyGrid, points: Tensor) -> Tensor:
+    """Where a renderer asks the field, bool [B, ...] for points_world [B, ..., 3] (occupancy 9): in
+    occupied cells, and outside the cube, where the grid knows nothing."""
+    flat = points.flatten(1, -2)
+    outside = (flat.abs() > grid.half_edge).any(dim=-1)
+    return (occupied(grid, flat) | outside).view(points.shape[:-1])
 
 
 def traverse_grid(

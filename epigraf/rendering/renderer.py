@@ -8,7 +8,6 @@ section 5.2; pi-GAN and EpiGRAF for the integrator's conventions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -16,17 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epigraf.config import ClampMode, Compositor, LastInterval, RenderBackend
+from epigraf.config import ClampMode, Compositor, LastInterval, RenderBackend, RenderSampler
 from epigraf.ops import use_reference
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.ops.nerfacc import composite_nerfacc
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
+from epigraf.rendering import occupancy
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.noise import RayNoise, draw_noise
+from epigraf.rendering.packed import march_packed
 from epigraf.rendering.quadrature import integrate_midpoints
-from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
+from epigraf.rendering.rays import Rays, RaySegment, ray_chunks, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
 INFINITE_DELTA = 1e10
@@ -101,8 +102,11 @@ class RenderOptions:
     values do not depend on it. ``backend`` FUSED takes
     the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
     REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
-    may leave out what lies behind a transmittance below it (features within eps max|colour|).
-    ``compositor`` NERFACC integrates samples by nerfacc instead of the native op.
+    may leave out what lies behind a transmittance below it (features within eps max|colour|); None
+    is SATURATED where the field has an occupancy grid, else 0.
+    ``compositor`` NERFACC integrates samples by nerfacc instead of the native op; ``sampler``
+    NERFACC takes its traversal of the field's occupancy grid, too (`packed.py`); the others differ
+    in whether the field has a grid.
     ``row_length`` is that of the picture whose rows the rays are, or 0: speed depends on it only.
     """
 
@@ -124,9 +128,10 @@ class RenderOptions:
     deterministic: bool = False
     max_rays: int | None = None
     backend: RenderBackend = RenderBackend.FUSED
-    early_stop_eps: float = 0.0
+    early_stop_eps: float | None = None
     row_length: int = 0
     compositor: Compositor = Compositor.NATIVE
+    sampler: RenderSampler = RenderSampler.DENSE
 
     def __post_init__(self) -> None:
         if self.num_coarse < 2 or (self.num_fine > 0 and self.num_coarse < 3):
@@ -171,11 +176,6 @@ def render_rays(
     return Rendered(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
 
-def ray_chunks(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover ``count`` rays."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
 def _march_reference(
     field: Field,
     rays: Rays,
@@ -206,15 +206,23 @@ def _march_samples(
     field: Field, rays: Rays, options: RenderOptions, noise: RayNoise, trace: Trace | None
 ) -> Composite:
     segment = ray_segment(rays, options.near, options.far, options.object_radius)
+    grid = occupancy.grid_of(field)
+    if options.sampler is RenderSampler.NERFACC and grid is not None and trace is None:
+        return march_packed(
+            field, grid, rays, segment, options.num_coarse + options.num_fine,
+            lambda raw: activate_density(raw, options),
+            occupancy.early_stop(field, options.early_stop_eps),
+        )  # fmt: skip
     noise = noise.drawn(segment.near, options)
     t = stratified_t(segment, options.num_coarse, noise.jitter)
-    colors, raw = _evaluate(field, rays, t, trace, "coarse")
+    last = occupancy.last_counts(segment, options)
+    colors, raw = _evaluate(field, rays, t, trace, ("coarse", last))
     if options.num_fine > 0:
         with torch.no_grad():
             coarse = integrate_samples(colors, raw, t, segment, options, noise.coarse_density)
             t_fine = importance_t(t, coarse.weights, _present(noise.importance_u))
         trace_importance(trace, t, coarse.weights, t_fine)
-        fine = _evaluate(field, rays, t_fine, trace, "fine")
+        fine = _evaluate(field, rays, t_fine, trace, ("fine", False))
         colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
     result = integrate_samples(
         colors,
@@ -224,7 +232,7 @@ def _march_samples(
         options,
         noise.final_density,
         last_back=options.last_back,
-        early_stop_eps=options.early_stop_eps,
+        early_stop_eps=occupancy.early_stop(field, options.early_stop_eps),
     )
     trace_final(trace, colors, raw, t, result)
     return result
@@ -236,6 +244,8 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
         return f"render.backend={options.backend.value}"
     if options.compositor is not Compositor.NATIVE:
         return f"render.compositor={options.compositor.value}"
+    if options.sampler is RenderSampler.NERFACC:
+        return f"render.sampler={options.sampler.value}"
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
         return (
@@ -275,10 +285,11 @@ def _march_fused(
         seeds=noise.seeds,
         row_length=options.row_length,
     )
-    return _rendered(render_fused(tensors, ray_tensors, _march_of(options)), options)
+    march = _march_of(options, occupancy.early_stop(field, options.early_stop_eps))
+    return _rendered(render_fused(tensors, ray_tensors, march, occupancy.grid_of(field)), options)
 
 
-def _march_of(options: RenderOptions) -> March:
+def _march_of(options: RenderOptions, early_stop_eps: float) -> March:
     return March(
         shift=options.density_shift,
         gain=options.density_gain,
@@ -286,7 +297,7 @@ def _march_of(options: RenderOptions) -> March:
         relu=options.clamp_mode is ClampMode.RELU,
         finite_interval=options.last_interval is LastInterval.FINITE,
         last_back=options.last_back,
-        early_stop_eps=options.early_stop_eps,
+        early_stop_eps=early_stop_eps,
     )
 
 
@@ -308,11 +319,16 @@ def _present(value: Tensor | None) -> Tensor:
 
 
 def _evaluate(
-    field: Field, rays: Rays, t: Tensor, trace: Trace | None, name: str
+    field: Field, rays: Rays, t: Tensor, trace: Trace | None, name_last: tuple[str, Tensor | bool]
 ) -> tuple[Tensor, Tensor]:
-    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]."""
+    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]; name_last: of the
+    pass, in the trace, and whether its last samples count in empty cells too."""
     batch, count, samples = t.shape
     points = torch.addcmul(rays.origins[:, :, None], rays.directions[:, :, None], t[..., None])
+    grid, (name, last) = occupancy.grid_of(field), name_last
+    if grid is not None and trace is None:
+        kept = occupancy.kept_samples(grid, points, last)
+        return occupancy.ask_where_kept(field, points, rays.directions, kept)
     sample = field(points.view(batch, count * samples, 3), rays.directions)
     if trace is not None:
         trace[f"{name}_points"] = points

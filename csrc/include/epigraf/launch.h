@@ -173,12 +173,12 @@ struct OccupancyBuild {
 template <typename T>
 struct OccupancyTraverse {
   int64_t batch, rays, resolution;
-  T half_edge, step;      // step 0: whole intervals
-  const uint32_t* words;  // [B, G G G / 32]
-  const T* origins;       // [B, R, 3]
-  const T* directions;    // [B, R, 3]
-  const T* near;          // [B, R]
-  const T* far;           // [B, R]
+  T half_edge, step;       // step 0: whole intervals
+  const uint32_t* words;   // [B, G G G / 32]
+  const T* origins;        // [B, R, 3]
+  const T* directions;     // [B, R, 3]
+  const T* near;           // [B, R]
+  const T* far;            // [B, R]
   const int64_t* offsets;  // [B, R], or null
   int64_t* counts;         // [B, R], overwritten where there are no offsets
   int64_t* ray_indices;    // [N]: b R + r
@@ -191,9 +191,9 @@ template <typename T>
 struct OccupancyLookup {
   int64_t batch, points, resolution;
   T half_edge;
-  const uint32_t* words;   // [B, G G G / 32]
-  const T* coords;         // [B, P, 3], world units
-  uint8_t* occupied;       // [B, P], 0 or 1, overwritten
+  const uint32_t* words;  // [B, G G G / 32]
+  const T* coords;        // [B, P, 3], world units
+  uint8_t* occupied;      // [B, P], 0 or 1, overwritten
 };
 
 template <typename T>
@@ -335,6 +335,11 @@ void occupancy_lookup_cpu(const OccupancyLookup<T>& params, int threads);
 // on the number of threads by rounding.
 template <typename T>
 void render_forward_cpu(const RenderForward<T>& params, int threads);
+// The planes behind the decoder's first layer, for RenderForward::projected: render_projected_size
+// elements for each batch element, in a layout of this processor's own.
+template <typename T>
+void render_project_cpu(const RenderField<T>& field, T* to, int threads);
+int64_t render_projected_size(const TriplaneShape& shape, int64_t units, bool is_double);
 template <typename T>
 void render_backward_cpu(const RenderBackward<T>& params, int threads);
 

@@ -60,6 +60,25 @@ EPIGRAF_HD bool occupied_point(const OccupancyCells<T>& grid, const T* point) {
                        cell_along_axis(point[2], s, grid.resolution));
 }
 
+// (occupancy 9): whether a renderer asks the field at a point: it lies in an occupied cell, or
+// where the grid knows nothing, outside the cube or not a number. Without branches, for lanes over
+// points.
+template <typename T>
+EPIGRAF_HD bool may_absorb(const OccupancyCells<T>& grid, T x, T y, T z) {
+  const int n = static_cast<int>(grid.resolution);
+  const T half = T(0.5) * T(n), scale = half / grid.half_edge, last = T(n - 1);
+  const T place[3] = {x * scale + half, y * scale + half, z * scale + half};
+  bool known = true;
+  int cell[3];
+  for (int i = 0; i < 3; ++i) {
+    known = known & (place[i] >= T(0)) & (place[i] <= T(n));
+    const T kept = place[i] > T(0) ? place[i] : T(0);
+    cell[i] = static_cast<int>(kept < last ? kept : last);
+  }
+  const int index = (cell[0] * n + cell[1]) * n + cell[2];
+  return (!known) | ((grid.words[index >> 5] >> (index & 31)) & 1u);
+}
+
 // Densities of one scene that a grid is made of (occupancy 1).
 template <typename T>
 struct OccupancySamples {
@@ -69,28 +88,24 @@ struct OccupancySamples {
   T threshold;       // the density that makes a cell occupied
 };
 
-// (occupancy 3): whether one of the nine samples of a cell reaches the threshold. NaN does.
-template <typename T>
-EPIGRAF_HD bool dense_cell(const OccupancySamples<T>& p, int64_t x, int64_t y, int64_t z) {
-  const int64_t n = p.resolution, m = n + 1;
-  if (!(p.centres[(x * n + y) * n + z] < p.threshold)) return true;
-  for (int corner = 0; corner < 8; ++corner) {
-    const int64_t at =
-        ((x + (corner >> 2 & 1)) * m + y + (corner >> 1 & 1)) * m + z + (corner & 1);
-    if (!(p.corners[at] < p.threshold)) return true;
-  }
-  return false;
-}
-
-// (occupancy 3): word `index` of the cells that are dense themselves.
+// (occupancy 3): word `index` of the cells one of whose nine samples reaches the threshold. NaN
+// does.
 template <typename T>
 EPIGRAF_HD uint32_t dense_word(const OccupancySamples<T>& p, int64_t index) {
-  const int64_t per_row = p.resolution / kCellsOfWord, row = index / per_row;
-  uint32_t word = 0;
+  const int64_t n = p.resolution, m = n + 1, cell = index * kCellsOfWord;
+  const int64_t x = cell / n / n, y = cell / n % n, z = cell % n;
+  const T *centre = p.centres + cell, *corner[4], low = p.threshold;
+  for (int i = 0; i < 4; ++i) corner[i] = p.corners + ((x + i / 2) * m + y + i % 2) * m + z;
+  uint32_t dense[kCellsOfWord];
+  EPIGRAF_SIMD
   for (int64_t i = 0; i < kCellsOfWord; ++i) {
-    const int64_t z = index % per_row * kCellsOfWord + i;
-    if (dense_cell(p, row / p.resolution, row % p.resolution, z)) word |= uint32_t(1) << i;
+    const bool below = (centre[i] < low) & (corner[0][i] < low) & (corner[0][i + 1] < low) &
+                       (corner[1][i] < low) & (corner[1][i + 1] < low) & (corner[2][i] < low) &
+                       (corner[2][i + 1] < low) & (corner[3][i] < low) & (corner[3][i + 1] < low);
+    dense[i] = below ? 0u : uint32_t(1) << i;
   }
+  uint32_t word = 0;
+  for (int64_t i = 0; i < kCellsOfWord; ++i) word |= dense[i];
   return word;
 }
 

@@ -12,6 +12,7 @@
 #include "epigraf/rays.h"
 #include "epigraf/render.h"
 #include "epigraf/triplane.h"
+#include "epigraf/winograd.h"
 
 namespace epigraf {
 
@@ -256,6 +257,8 @@ template <typename T>
 void patch_rays_cpu(const PatchRays<T>& params, int threads);
 template <typename T>
 void philox_fill_cpu(const PhiloxFill<T>& params, int threads);
+template <typename T>
+void winograd_cpu(const WinogradTiles<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
 // on the number of threads by rounding.

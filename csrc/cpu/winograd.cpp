@@ -30,7 +30,7 @@ EPIGRAF_HD void block_to_points(const WinogradTiles<T>& p, TilePlace at, int64_t
   }
   square_to_points<Transform>(pixels, points);
   for (int k = 0; k < n * n; ++k)
-    S::store(p.points + (k * p.count + slot) * p.channels + c, points[k]);
+    S::store(p.points + k * p.point_stride + slot * p.channels + c, points[k]);
 }
 
 template <typename Transform, typename S, typename T>
@@ -39,7 +39,7 @@ EPIGRAF_HD void block_from_points(const WinogradTiles<T>& p, TilePlace at, int64
   constexpr int m = Transform::kPixels, n = Transform::kPoints;
   typename S::Vector pixels[m * m], points[n * n];
   for (int k = 0; k < n * n; ++k)
-    points[k] = S::load(p.points + (k * p.count + slot) * p.channels + c);
+    points[k] = S::load(p.points + k * p.point_stride + slot * p.channels + c);
   square_from_points<Transform>(points, pixels);
   T* picture = p.pixels + at.batch * p.height * p.width * p.channels + c;
   for (int i = 0; i < m; ++i) {

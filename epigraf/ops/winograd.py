@@ -22,6 +22,7 @@ from epigraf.ops._checks import check_floating, check_like, check_shape
 
 TILE = 4  # pixels a side
 _CHUNK_BYTES = 24 << 20  # of points at a time: what stays in the last-level cache
+_PAD = 16  # numbers between points
 _LEAST_TILES = 128  # ... but enough rows for a matrix product
 _NEAR, _FAR = (2 / 3, 3 / 2), (1 / 2, 3 / 2)  # the points +-a, +-b of stride 1 and 2
 # With stride 2 (winograd 7): points that share a weight, (first, how many weights, points of each).
@@ -152,7 +153,7 @@ def _multiply(
     right = weight.transpose(1, 2)
     for first, count in tiling.chunks(channels_in + channels_out, x.element_size()):
         read = _to_points(transforms[0], x, tiling, first, count, padding)
-        written = x.new_empty(tiling.points, count, channels_out)
+        written = _new_points(x, tiling, count, channels_out)
         place = 0
         for start, weights, copies in _GROUPS[tiling.points]:
             rows = slice(start, start + weights * copies)
@@ -164,11 +165,17 @@ def _multiply(
     return y
 
 
+def _new_points(x: Tensor, tiling: _Tiling, count: int, channels: int) -> Tensor:
+    """[n, count, C], where points are not a power of two apart: those would share a cache set."""
+    size = count * channels
+    return x.new_empty(tiling.points, size + _PAD)[:, :size].unflatten(1, (count, channels))
+
+
 def _to_points(
     transform: _Transform, x: Tensor, tiling: _Tiling, first: int, count: int, padding: int
 ) -> Tensor:
     """[n, count, C] of a run of tiles of x [B, C, H, W], channels-last."""
-    points = x.new_empty(tiling.points, count, x.shape[1])
+    points = _new_points(x, tiling, count, x.shape[1])
     _run(transform, x, points, tiling, first, count, padding)
     return points
 
@@ -183,6 +190,7 @@ def _run(
     padding: int,
 ) -> None:
     sizes = (*pixels.shape[2:], pixels.shape[1], tiling.rows, tiling.columns, padding, first, count)
+    sizes += (points.stride(0),)
     launch = _native.launch(pixels)
     _native.core().winograd(launch, int(transform), sizes, *_native.addresses(pixels, points))
 

@@ -228,7 +228,8 @@ struct WinogradTiles {
   int64_t padding;                  // by which a window begins before the picture
   int64_t first, count;             // the run of tiles, counted over the batch
   T* pixels;                        // [B, H, W, C]; written where the transform is an output
-  T* points;                        // [points, count, C]
+  T* points;                        // [points, count, C]; the next point point_stride further
+  int64_t point_stride;
 };
 
 // Where a tile begins.

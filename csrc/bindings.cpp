@@ -365,11 +365,11 @@ void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, 
            EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
 }
 
-// sizes: height, width, channels, tile rows, tile columns, padding, first tile, tiles, point stride.
+// sizes: height, width, channels, tile rows, tile columns, padding, first tile, tiles.
 template <typename T>
-void winograd(const Launch& launch, int transform, const std::array<int64_t, 9>& sizes,
+void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
               uintptr_t pixels, uintptr_t points) {
-  const auto& [height, width, channels, rows, columns, padding, first, count, stride] = sizes;
+  const auto& [height, width, channels, rows, columns, padding, first, count] = sizes;
   const epigraf::WinogradTiles<T> p{static_cast<epigraf::WinogradTransform>(transform),
                                     height,
                                     width,
@@ -380,8 +380,7 @@ void winograd(const Launch& launch, int transform, const std::array<int64_t, 9>&
                                     first,
                                     count,
                                     pointer<T>(pixels),
-                                    pointer<T>(points),
-                                    stride};
+                                    pointer<T>(points)};
   dispatch(launch, p, epigraf::winograd_cpu<T>, EPIGRAF_CUDA_LAUNCHER(winograd_cuda<T>));
 }
 
@@ -526,7 +525,7 @@ PYBIND11_MODULE(_C, m) {
   });
   // transform: a WinogradTransform; sizes as above.
   m.def("winograd",
-        [](const Launch& launch, int transform, const std::array<int64_t, 9>& sizes,
+        [](const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
            uintptr_t pixels, uintptr_t points) {
           EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
         });

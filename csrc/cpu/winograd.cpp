@@ -30,7 +30,7 @@ EPIGRAF_HD void block_to_points(const WinogradTiles<T>& p, TilePlace at, int64_t
   }
   square_to_points<Transform>(pixels, points);
   for (int k = 0; k < n * n; ++k)
-    S::store(p.points + k * p.point_stride + slot * p.channels + c, points[k]);
+    S::store(p.points + (k * p.count + slot) * p.channels + c, points[k]);
 }
 
 template <typename Transform, typename S, typename T>
@@ -39,7 +39,7 @@ EPIGRAF_HD void block_from_points(const WinogradTiles<T>& p, TilePlace at, int64
   constexpr int m = Transform::kPixels, n = Transform::kPoints;
   typename S::Vector pixels[m * m], points[n * n];
   for (int k = 0; k < n * n; ++k)
-    points[k] = S::load(p.points + k * p.point_stride + slot * p.channels + c);
+    points[k] = S::load(p.points + (k * p.count + slot) * p.channels + c);
   square_from_points<Transform>(points, pixels);
   T* picture = p.pixels + at.batch * p.height * p.width * p.channels + c;
   for (int i = 0; i < m; ++i) {
@@ -52,18 +52,9 @@ EPIGRAF_HD void block_from_points(const WinogradTiles<T>& p, TilePlace at, int64
   }
 }
 
-template <typename Transform>
-constexpr bool kWrites = false;
-template <typename T>
-constexpr bool kWrites<Stride1Output<T>> = true;
-template <typename T>
-constexpr bool kWrites<Stride2Output<T>> = true;
-template <typename T>
-constexpr bool kWrites<TransposedOutput<T>> = true;
-
 template <typename Transform, typename S, typename T>
 EPIGRAF_HD void block(const WinogradTiles<T>& p, TilePlace at, int64_t slot, int64_t c) {
-  if constexpr (kWrites<Transform>) {
+  if constexpr (std::is_same_v<Transform, Stride1Output<T>>) {
     block_from_points<Transform, S>(p, at, slot, c);
   } else {
     block_to_points<Transform, S>(p, at, slot, c);
@@ -107,14 +98,8 @@ void winograd_cpu(const WinogradTiles<T>& p, int threads) {
       return run<Stride1OutputAdjoint<T>>(p, threads);
     case WinogradTransform::stride2_input:
       return run<Stride2Input<T>>(p, threads);
-    case WinogradTransform::stride2_output:
-      return run<Stride2Output<T>>(p, threads);
     case WinogradTransform::stride2_output_adjoint:
       return run<Stride2OutputAdjoint<T>>(p, threads);
-    case WinogradTransform::transposed_input:
-      return run<TransposedInput<T>>(p, threads);
-    case WinogradTransform::transposed_output:
-      return run<TransposedOutput<T>>(p, threads);
   }
 }
 

@@ -1,8 +1,8 @@
 """3x3 convolutions with fewer multiplications: Winograd's transforms around matrix products.
 
-Three maps, each with stride 1 or 2: the convolution, its adjoint in the input (with stride 2 the
-transposed convolution) and its adjoint in the weight. Each derivative of a map is again one of
-them, so `epigraf.models.convolution` differentiates them any number of times; here is no autograd.
+Three maps: the convolution with stride 1, its adjoint in the input, and its adjoint in the weight,
+that with stride 2 as well. Each derivative of a map is again one of them (or a direct convolution),
+so `epigraf.models.convolution` differentiates them any number of times; here is no autograd.
 Source: Lavin and Gray 2016 (arXiv:1509.09308). Formulas: docs/math/winograd.md.
 Legend: B batch, I input channels, O output channels, H W, n = 36 or 81 points, T tiles.
 """
@@ -22,10 +22,9 @@ from epigraf.ops._checks import check_floating, check_like, check_shape
 
 TILE = 4  # pixels a side
 _CHUNK_BYTES = 24 << 20  # of points at a time: what stays in the last-level cache
-_PAD = 16  # numbers between points
 _LEAST_TILES = 128  # ... but enough rows for a matrix product
 _NEAR, _FAR = (2 / 3, 3 / 2), (1 / 2, 3 / 2)  # the points +-a, +-b of stride 1 and 2
-# With stride 2 (winograd 7): points that share a weight, (first, how many weights, points of each).
+# Points that share a weight (winograd 6): the first, how many weights, points of each.
 _GROUPS = {36: ((0, 36, 1),), 81: ((0, 25, 1), (25, 5, 4), (45, 5, 4), (65, 1, 16))}
 
 
@@ -36,10 +35,7 @@ class _Transform(IntEnum):
     STRIDE1_OUTPUT = 1
     STRIDE1_OUTPUT_ADJOINT = 2
     STRIDE2_INPUT = 3
-    STRIDE2_OUTPUT = 4
-    STRIDE2_OUTPUT_ADJOINT = 5
-    TRANSPOSED_INPUT = 6
-    TRANSPOSED_OUTPUT = 7
+    STRIDE2_OUTPUT_ADJOINT = 4
 
 
 @dataclass(frozen=True)
@@ -69,51 +65,39 @@ def runs_winograd(x: Tensor) -> bool:
     return x.device.type == "cpu" and _native.runs_native(x)
 
 
-def winograd(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Correlate x [B, I, H, W] with weight [O, I, 3, 3]: [B, O, H', W'], channels-last (winograd 8).
+def winograd(x: Tensor, weight: Tensor, *, padding: int = 0) -> Tensor:
+    """Correlate x [B, I, H, W] with weight [O, I, 3, 3]: [B, O, H', W'], channels-last.
 
-    H' = (H + 2 padding - 3) // stride + 1, and W' alike. float32 or float64 on a CPU; float32
-    results are off by about six times what a direct float32 sum is (docs/math/winograd.md).
-    Raises ValueError for a wrong shape, stride, or device, TypeError for a wrong dtype.
+    H' = H + 2 padding - 2, and W' alike (winograd 7). float32 or float64 on a CPU; a float32 result
+    is off by about six times as much as a direct sum (winograd 3). Two runs agree bit for bit.
+    Raises ValueError for a wrong shape or device, TypeError for a wrong dtype.
     """
-    _check("winograd", x, weight, 1, stride)
-    size = [(n + 2 * padding - 3) // stride + 1 for n in x.shape[2:]]
-    kind = _Transform
-    transforms = (kind.STRIDE1_INPUT, kind.STRIDE1_OUTPUT)
-    if stride == 2:
-        transforms = (kind.STRIDE2_INPUT, kind.STRIDE2_OUTPUT)
-    tiling = _tiling(len(x), *size, stride)
-    return _multiply(x, _weight_points(weight, stride), transforms, tiling, size, padding)
+    _check("winograd", "x", x, weight, 1)
+    height, width = (n + 2 * padding - 2 for n in x.shape[2:])
+    return _convolve(x, weight, (height, width), padding)
 
 
 def winograd_input(
-    y: Tensor, weight: Tensor, size: tuple[int, int], *, stride: int = 1, padding: int = 0
+    y: Tensor, weight: Tensor, size: tuple[int, int], *, padding: int = 0
 ) -> Tensor:
-    """The adjoint of `winograd` in its input: y [B, O, H', W'] to [B, I, H, W] with size = [H, W].
+    """The adjoint of `winograd` in its input: y [B, O, H', W'] to [B, I, H, W], size = (H, W).
 
-    With stride 2 and padding 0 the transposed convolution (winograd 9); no other with stride 2.
+    It is the convolution with the kernel turned by 180 degrees (winograd 8). Raises as `winograd`.
     """
-    _check("winograd_input", y, weight, 0, stride)
-    flipped = weight.transpose(0, 1).flip(2, 3)
-    kind = _Transform
-    if stride == 1:
-        transforms = (kind.STRIDE1_INPUT, kind.STRIDE1_OUTPUT)
-        tiling = _tiling(len(y), *size, stride)
-        return _multiply(
-            y, _weight_points(flipped, stride), transforms, tiling, size, 2 - padding
-        )  # fmt: skip
-    if padding:
-        raise ValueError(f"winograd_input: with stride 2 padding must be 0, got {padding}")
-    transforms = (kind.TRANSPOSED_INPUT, kind.TRANSPOSED_OUTPUT)
-    tiling = _tiling(len(y), *(-(-n // 2) for n in size), stride)
-    return _multiply(y, _weight_points(flipped, stride), transforms, tiling, size, 0)
+    _check("winograd_input", "y", y, weight, 0)
+    return _convolve(y, weight.transpose(0, 1).flip(2, 3), size, 2 - padding)
 
 
 def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """The adjoint of `winograd` in its weight (winograd 10): [O, I, 3, 3] of y [B, O, H', W'] and
-    x [B, I, H, W]."""
-    check_like("winograd_weight", "y", y, "x", x)
-    _check_place("winograd_weight", x, stride)
+    """The adjoint of `winograd` in its weight (winograd 9): [O, I, 3, 3] of y [B, O, H', W'] and
+    x [B, I, H, W]; H' = (H + 2 padding - 3) // stride + 1. Raises as `winograd`."""
+    op = "winograd_weight"
+    check_like(op, "y", y, "x", x)
+    _check_place(op, "x", x)
+    if stride not in (1, 2):
+        raise ValueError(f"{op}: stride must be 1 or 2, got {stride}")
+    height, width = ((n + 2 * padding - 3) // stride + 1 for n in x.shape[2:])
+    check_shape(op, "y", y, "[B, O, H', W']", (len(x), y.shape[1], height, width))
     tiling = _tiling(len(y), *y.shape[2:], stride)
     y, x = _channels_last(y), _channels_last(x)
     kind = _Transform
@@ -138,44 +122,24 @@ def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) 
     return (taps.T @ total.view(36, -1)).T.reshape(channels_y, channels_x, 3, 3)
 
 
-def _multiply(
-    x: Tensor,
-    weight: Tensor,  # [36, O, I]
-    transforms: tuple[_Transform, _Transform],
-    tiling: _Tiling,
-    size: list[int] | tuple[int, int],
-    padding: int,
-) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, size: tuple[int, int], padding: int) -> Tensor:
     """Pictures to points, one product with the weights at each, points to pictures."""
-    x = _channels_last(x)
-    channels_in, channels_out = x.shape[1], weight.shape[1]
-    y = x.new_empty(len(x), *size, channels_out).permute(0, 3, 1, 2)
-    right = weight.transpose(1, 2)
-    for first, count in tiling.chunks(channels_in + channels_out, x.element_size()):
-        read = _to_points(transforms[0], x, tiling, first, count, padding)
-        written = _new_points(x, tiling, count, channels_out)
-        place = 0
-        for start, weights, copies in _GROUPS[tiling.points]:
-            rows = slice(start, start + weights * copies)
-            left = read[rows].view(weights, copies * count, channels_in)
-            out = written[rows].view(weights, copies * count, channels_out)
-            torch.bmm(left, right[place : place + weights], out=out)
-            place += weights
-        _run(transforms[1], y, written, tiling, first, count, 0)
+    x, weight_points = _channels_last(x), _weight_points(weight).transpose(1, 2)  # [36, I, O]
+    outputs, inputs = weight.shape[:2]
+    tiling = _tiling(len(x), *size, stride=1)
+    y = x.new_empty(len(x), *size, outputs).permute(0, 3, 1, 2)
+    for first, count in tiling.chunks(inputs + outputs, x.element_size()):
+        read = _to_points(_Transform.STRIDE1_INPUT, x, tiling, first, count, padding)
+        written = torch.bmm(read, weight_points)
+        _run(_Transform.STRIDE1_OUTPUT, y, written, tiling, first, count, 0)
     return y
-
-
-def _new_points(x: Tensor, tiling: _Tiling, count: int, channels: int) -> Tensor:
-    """[n, count, C], where points are not a power of two apart: those would share a cache set."""
-    size = count * channels
-    return x.new_empty(tiling.points, size + _PAD)[:, :size].unflatten(1, (count, channels))
 
 
 def _to_points(
     transform: _Transform, x: Tensor, tiling: _Tiling, first: int, count: int, padding: int
 ) -> Tensor:
     """[n, count, C] of a run of tiles of x [B, C, H, W], channels-last."""
-    points = _new_points(x, tiling, count, x.shape[1])
+    points = x.new_empty(tiling.points, count, x.shape[1])
     _run(transform, x, points, tiling, first, count, padding)
     return points
 
@@ -190,7 +154,6 @@ def _run(
     padding: int,
 ) -> None:
     sizes = (*pixels.shape[2:], pixels.shape[1], tiling.rows, tiling.columns, padding, first, count)
-    sizes += (points.stride(0),)
     launch = _native.launch(pixels)
     _native.core().winograd(launch, int(transform), sizes, *_native.addresses(pixels, points))
 
@@ -199,16 +162,16 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def _weight_points(weight: Tensor, stride: int) -> Tensor:
-    """[36, O, I] of [O, I, 3, 3]."""
+def _weight_points(weight: Tensor) -> Tensor:
+    """[36, O, I] of [O, I, 3, 3], for stride 1."""
     outputs, inputs = weight.shape[:2]
     rows = weight.reshape(outputs * inputs, 9)
-    return (_taps(stride, weight.dtype) @ rows.T).view(36, outputs, inputs)
+    return (_taps(1, weight.dtype) @ rows.T).view(36, outputs, inputs)
 
 
 @functools.cache
 def _taps(stride: int, dtype: torch.dtype) -> Tensor:
-    """[36, 9]: the value of a 3x3 kernel at each pair of points (winograd 1, 5)."""
+    """[36, 9]: the value of a 3x3 kernel at each pair of points (winograd 4, 6)."""
     if stride == 1:
         lines = _kernel_values((0.0, *_signed(_NEAR)), 3)
         return torch.einsum("ik,jl->ijkl", lines, lines).reshape(36, 9).to(dtype)
@@ -217,7 +180,6 @@ def _taps(stride: int, dtype: torch.dtype) -> Tensor:
     middle = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
     groups = ((outer, outer), (outer, middle), (middle, outer), (middle, middle))
     parts = [torch.einsum("ik,jl->ijkl", a, b).reshape(-1, 9) for a, b in groups]
-    # (odd, even) points are numbered by their even one, as (even, odd) are
     return torch.cat(parts).to(dtype)
 
 
@@ -236,19 +198,20 @@ def _kernel_values(points: tuple[float, ...], taps: int) -> Tensor:
     return values
 
 
-def _check(op: str, x: Tensor, weight: Tensor, axis: int, stride: int) -> None:
-    _check_place(op, x, stride)
-    shape = list(weight.shape[:2])
-    channels = shape[axis] if len(shape) == 2 else 0
-    check_shape(op, "weight", weight, "[O, I, 3, 3]", (*shape, 3, 3))
-    check_like(op, "weight", weight, "x" if axis else "y", x)
+def _check(op: str, name: str, x: Tensor, weight: Tensor, axis: int) -> None:
+    _check_place(op, name, x)
+    if weight.ndim != 4 or weight.shape[2:] != (3, 3):
+        raise ValueError(f"{op}: weight must have shape [O, I, 3, 3], got {list(weight.shape)}")
+    check_like(op, "weight", weight, name, x)
+    channels = weight.shape[axis]
     if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(f"{op}: pictures must have shape [B, {channels}, H, W], got {list(x.shape)}")
+        raise ValueError(f"{op}: {name} must have shape [B, {channels}, H, W], got {list(x.shape)}")
 
 
-def _check_place(op: str, x: Tensor, stride: int) -> None:
-    check_floating(op, "pictures", x)
-    if stride not in (1, 2):
-        raise ValueError(f"{op}: stride must be 1 or 2, got {stride}")
+def _check_place(op: str, name: str, x: Tensor) -> None:
+    check_floating(op, name, x)
     if not runs_winograd(x):
-        raise ValueError(f"{op}: needs the native core and a CPU, got {x.device} {x.dtype}")
+        raise ValueError(
+            f"{op}: needs the native core, float32 or float64, and a CPU; {name} is {x.dtype} on "
+            f"{x.device}"
+        )

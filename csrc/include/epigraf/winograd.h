@@ -63,13 +63,12 @@ EPIGRAF_HD void five_points(const V* d, V* points) {
 }
 
 // The transforms of one row or column. Those to points read a window of kPixels, the next one kStep
-// further; those from points write a tile of kPixels = kStep. kFirst: where the first begins,
-// relative to the first pixel, where the convolution pads by 0.
+// further; the one from points writes a tile.
 
 // (winograd 1): what a convolution with stride 1 reads.
 template <typename T>
 struct Stride1Input {
-  static constexpr int kPixels = 6, kPoints = 6, kStep = 4, kFirst = 0;
+  static constexpr int kPixels = 6, kPoints = 6, kStep = 4;
   template <typename V>
   EPIGRAF_HD static void apply(const V* d, V* points) {
     constexpr T a = NearPoints<T>::a, b = NearPoints<T>::b;
@@ -87,7 +86,7 @@ struct Stride1Input {
 // (winograd 2): ... and what it writes,
 template <typename T>
 struct Stride1Output {
-  static constexpr int kPixels = 4, kPoints = 6, kStep = 4, kFirst = 0;
+  static constexpr int kPixels = 4, kPoints = 6, kStep = 4;
   template <typename V>
   EPIGRAF_HD static void apply(const V* points, V* pixels) {
     pixels_of_pairs<NearPoints<T>>(points + 1, points[0], points[5], pixels);
@@ -97,7 +96,7 @@ struct Stride1Output {
 // ... and the adjoint of that.
 template <typename T>
 struct Stride1OutputAdjoint {
-  static constexpr int kPixels = 4, kPoints = 6, kStep = 4, kFirst = 0;
+  static constexpr int kPixels = 4, kPoints = 6, kStep = 4;
   template <typename V>
   EPIGRAF_HD static void apply(const V* pixels, V* points) {
     points[0] = pixels[0];
@@ -110,7 +109,7 @@ struct Stride1OutputAdjoint {
 // points; odd pixels meet the tap in the middle, each by itself.
 template <typename T>
 struct Stride2Input {
-  static constexpr int kPixels = 9, kPoints = 9, kStep = 8, kFirst = 0;
+  static constexpr int kPixels = 9, kPoints = 9, kStep = 8;
   template <typename V>
   EPIGRAF_HD static void apply(const V* d, V* points) {
     const V even[5] = {d[0], d[2], d[4], d[6], d[8]};
@@ -119,52 +118,15 @@ struct Stride2Input {
   }
 };
 
-// ... and what it writes,
-template <typename T>
-struct Stride2Output {
-  static constexpr int kPixels = 4, kPoints = 9, kStep = 4, kFirst = 0;
-  template <typename V>
-  EPIGRAF_HD static void apply(const V* points, V* pixels) {
-    pixels_of_pairs<FarPoints<T>>(points, points[5], points[4] + points[8], pixels);
-    for (int i = 1; i < 3; ++i) pixels[i] = pixels[i] + points[5 + i];
-  }
-};
-
-// ... and the adjoint of that.
+// (winograd 6): ... and the adjoint of what it writes.
 template <typename T>
 struct Stride2OutputAdjoint {
-  static constexpr int kPixels = 4, kPoints = 9, kStep = 4, kFirst = 0;
+  static constexpr int kPixels = 4, kPoints = 9, kStep = 4;
   template <typename V>
   EPIGRAF_HD static void apply(const V* pixels, V* points) {
     pairs_of_pixels<FarPoints<T>>(pixels, points);
     points[4] = pixels[3];
     for (int i = 0; i < 4; ++i) points[5 + i] = pixels[i];
-  }
-};
-
-// (winograd 6): what a transposed convolution with stride 2 reads: a pixel and the one before it.
-template <typename T>
-struct TransposedInput {
-  static constexpr int kPixels = 5, kPoints = 9, kStep = 4, kFirst = -1;
-  template <typename V>
-  EPIGRAF_HD static void apply(const V* d, V* points) {
-    five_points<T>(d, points);
-    for (int i = 0; i < 4; ++i) points[5 + i] = d[i + 1];
-  }
-};
-
-// ... and what it writes: even pixels from the five points, odd ones as they are.
-template <typename T>
-struct TransposedOutput {
-  static constexpr int kPixels = 8, kPoints = 9, kStep = 8, kFirst = 0;
-  template <typename V>
-  EPIGRAF_HD static void apply(const V* points, V* pixels) {
-    V even[4];
-    pixels_of_pairs<FarPoints<T>>(points, V{}, points[4], even);
-    for (int i = 0; i < 4; ++i) {
-      pixels[2 * i] = even[i];
-      pixels[2 * i + 1] = points[5 + i];
-    }
   }
 };
 
@@ -213,10 +175,7 @@ enum class WinogradTransform : int {
   stride1_output,
   stride1_output_adjoint,
   stride2_input,
-  stride2_output,
   stride2_output_adjoint,
-  transposed_input,
-  transposed_output,
 };
 
 // A picture with its channels last, and a run of its tiles as points.
@@ -228,8 +187,7 @@ struct WinogradTiles {
   int64_t padding;                  // by which a window begins before the picture
   int64_t first, count;             // the run of tiles, counted over the batch
   T* pixels;                        // [B, H, W, C]; written where the transform is an output
-  T* points;                        // [points, count, C]; the next point point_stride further
-  int64_t point_stride;
+  T* points;                        // [points, count, C]
 };
 
 // Where a tile begins.
@@ -240,9 +198,8 @@ struct TilePlace {
 template <typename Transform, typename T>
 EPIGRAF_HD TilePlace tile_place(const WinogradTiles<T>& p, int64_t tile) {
   const int64_t area = p.tile_rows * p.tile_columns, within = tile % area;
-  const int64_t start = Transform::kFirst - p.padding;
-  return {tile / area, within / p.tile_columns * Transform::kStep + start,
-          within % p.tile_columns * Transform::kStep + start};
+  return {tile / area, within / p.tile_columns * Transform::kStep - p.padding,
+          within % p.tile_columns * Transform::kStep - p.padding};
 }
 
 }  // namespace epigraf

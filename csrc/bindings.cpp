@@ -381,7 +381,9 @@ void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>&
                                     count,
                                     pointer<T>(pixels),
                                     pointer<T>(points)};
-  dispatch(launch, p, epigraf::winograd_cpu<T>, EPIGRAF_CUDA_LAUNCHER(winograd_cuda<T>));
+  dispatch(launch, p, epigraf::winograd_cpu<T>, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("winograd: the core transforms pictures on a CPU only");
+  });
 }
 
 }  // namespace
@@ -524,9 +526,8 @@ PYBIND11_MODULE(_C, m) {
     EPIGRAF_BY_TYPE(decoder_backward, launch, widths, slope, points, params, tensors, grad_params);
   });
   // transform: a WinogradTransform; sizes as above.
-  m.def("winograd",
-        [](const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
-           uintptr_t pixels, uintptr_t points) {
-          EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
-        });
+  m.def("winograd", [](const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
+                       uintptr_t pixels, uintptr_t points) {
+    EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
+  });
 }

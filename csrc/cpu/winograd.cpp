@@ -80,7 +80,8 @@ void run(const WinogradTiles<T>& p, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t begin = 0; begin < p.count; begin += kTilesPerTask) {
       const int64_t end = std::min(begin + kTilesPerTask, p.count);
-      Clone<bytes()>::run([&]() EPIGRAF_INLINE_LAMBDA { tiles<Transform, bytes()>(p, begin, end); });
+      Clone<bytes()>::run([&]()
+                              EPIGRAF_INLINE_LAMBDA { tiles<Transform, bytes()>(p, begin, end); });
     }
   });
 }

@@ -36,6 +36,11 @@ class Config(Section):
         _check_batch(self)
         if self.training.group_labels and not self.training.use_labels:
             raise ValueError("training.group_labels needs training.use_labels=true")
+        if self.training.compile and self.model.loss_kwargs.pl_weight > 0:
+            raise ValueError(
+                "training.compile cannot differentiate twice, as model.loss_kwargs.pl_weight > 0 "
+                "needs; set one of them to false or 0"
+            )
         if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
             raise ValueError("dataset.object_radius must be smaller than dataset.camera.radius")
         return self

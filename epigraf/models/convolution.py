@@ -4,7 +4,8 @@ PyTorch differentiates a convolution's gradient (R1, path length) through convol
 as large as the image. Here the three maps that a convolution consists of - forward, its adjoint in
 the input and its adjoint in the weight - are closed under differentiation, so that every derivative
 of any order is one of the three, all of them with fast kernels. On a CPU large 3x3 ones go through
-`epigraf.ops.winograd`.
+`epigraf.ops.winograd`. While torch.compile traces, each function is the torch function that it
+stands for: compiled code is differentiated once.
 
 Legend: B batch, I input channels, O output channels, k kernel size, H W.
 """
@@ -156,6 +157,8 @@ def conv2d(
     Returns [B, O, H', W'] with H' = floor((H + 2 padding - k) / stride) + 1. Differentiable to any
     order.
     """
+    if torch.compiler.is_compiling():
+        return F.conv2d(x, weight, bias, stride=stride, padding=padding)
     if weight.shape[2] == 1 and stride == 1 and padding == 0:
         return _conv1x1(x, weight, bias)
     height, width = x.shape[2:]
@@ -172,6 +175,8 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
 
     Returns [B, I, H', W'] with H' = (H - 1) stride + k. Differentiable to any order.
     """
+    if torch.compiler.is_compiling():
+        return F.conv_transpose2d(x, weight, stride=stride)
     height, width = ((n - 1) * stride + weight.shape[2] for n in x.shape[2:])
     return _InputAdjoint.apply(x, weight, ConvGeometry(stride, 0, (height, width)))
 
@@ -193,6 +198,8 @@ class _ScaleShift(Function):
 
 def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``x`` [B, C, H, W] * ``scale`` [B, C] + ``shift`` [C]."""
+    if torch.compiler.is_compiling():
+        return torch.addcmul(shift[:, None, None], x, scale[:, :, None, None])
     return _ScaleShift.apply(x, scale, shift)
 
 
@@ -246,6 +253,9 @@ def _reaches(y: Tensor, clamp: float) -> bool:
 
 def leaky_clamp_(x: Tensor, slope: float, clamp: float | None) -> Tensor:
     """Leaky ReLU of ``x`` [B, C, H, W], then clamping to +-``clamp``. Overwrites ``x``."""
+    if torch.compiler.is_compiling():
+        y = x if slope == 1 else F.leaky_relu(x, slope)
+        return y if clamp is None else y.clamp(-clamp, clamp)
     if slope == 1:
         return x if clamp is None or not _reaches(x, clamp) else x.clamp(-clamp, clamp)
     if clamp is None:

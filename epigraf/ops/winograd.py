@@ -127,7 +127,12 @@ def _convolve(x: Tensor, weight: Tensor, size: tuple[int, int], padding: int) ->
     x, weight_points = _channels_last(x), _weight_points(weight).transpose(1, 2)  # [36, I, O]
     outputs, inputs = weight.shape[:2]
     tiling = _tiling(len(x), *size, stride=1)
-    y = x.new_empty(len(x), *size, outputs).permute(0, 3, 1, 2)
+    y = torch.empty(
+        (len(x), outputs, *size),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
     for first, count in tiling.chunks(inputs + outputs, x.element_size()):
         read = _to_points(_Transform.STRIDE1_INPUT, x, tiling, first, count, padding)
         written = torch.bmm(read, weight_points)

@@ -132,6 +132,8 @@ def build_state(
     generator.to(device).train()
     discriminator.to(device).train()
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    if cfg.training.compile:
+        generator.backbone.compile_synthesis()
     loss, mode = cfg.model.loss_kwargs, cfg.training.augment.mode
     pl_interval = loss.pl_interval if loss.pl_weight > 0 else None
     r1_interval = cfg.training.r1_interval if cfg.gamma > 0 else None

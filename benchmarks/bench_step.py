@@ -72,9 +72,7 @@ class _Backend:
     rounds: list[dict[str, float]] = field(default_factory=list)
 
 
-def _backends(
-    settings: Settings, wanted: Sequence[str], folder: Path
-) -> dict[str, _Backend]:
+def _backends(settings: Settings, wanted: Sequence[str], folder: Path) -> dict[str, _Backend]:
     cfg = load_config(settings.preset, [*(QUICK if settings.quick else ()), *settings.overrides])
     dataset = step_data(cfg, folder)
     return {which: _backend(cfg, which, dataset, settings.device) for which in wanted}

@@ -47,7 +47,7 @@ def _plain_adam(fused: torch.optim.Adam) -> torch.optim.Adam:
 
 
 def fir(x: Tensor, pad: tuple[int, int], gain: float = 1.0, stride: int = 1) -> Tensor:
-    """Pad x [B, C, H, W] by (before, after) on both axes, filter every channel with [1, 3, 3, 1]."""
+    """Pad x [B, C, H, W] by (before, after) on both axes, filter each channel with [1, 3, 3, 1]."""
     taps = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8
     kernel = (torch.outer(taps, taps) * gain).expand(x.shape[1], 1, 4, 4)
     return F.conv2d(F.pad(x, (*pad, *pad)), kernel, stride=stride, groups=x.shape[1])

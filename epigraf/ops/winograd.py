@@ -65,6 +65,7 @@ def runs_winograd(x: Tensor) -> bool:
     return x.device.type == "cpu" and _native.runs_native(x)
 
 
+@torch.no_grad()
 def winograd(x: Tensor, weight: Tensor, *, padding: int = 0) -> Tensor:
     """Correlate x [B, I, H, W] with weight [O, I, 3, 3]: [B, O, H', W'], channels-last.
 
@@ -77,9 +78,8 @@ def winograd(x: Tensor, weight: Tensor, *, padding: int = 0) -> Tensor:
     return _convolve(x, weight, (height, width), padding)
 
 
-def winograd_input(
-    y: Tensor, weight: Tensor, size: tuple[int, int], *, padding: int = 0
-) -> Tensor:
+@torch.no_grad()
+def winograd_input(y: Tensor, weight: Tensor, size: tuple[int, int], *, padding: int = 0) -> Tensor:
     """The adjoint of `winograd` in its input: y [B, O, H', W'] to [B, I, H, W], size = (H, W).
 
     It is the convolution with the kernel turned by 180 degrees (winograd 8). Raises as `winograd`.
@@ -88,6 +88,7 @@ def winograd_input(
     return _convolve(y, weight.transpose(0, 1).flip(2, 3), size, 2 - padding)
 
 
+@torch.no_grad()
 def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
     """The adjoint of `winograd` in its weight (winograd 9): [O, I, 3, 3] of y [B, O, H', W'] and
     x [B, I, H, W]; H' = (H + 2 padding - 3) // stride + 1. Raises as `winograd`."""
@@ -98,7 +99,7 @@ def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) 
         raise ValueError(f"{op}: stride must be 1 or 2, got {stride}")
     height, width = ((n + 2 * padding - 3) // stride + 1 for n in x.shape[2:])
     check_shape(op, "y", y, "[B, O, H', W']", (len(x), y.shape[1], height, width))
-    tiling = _tiling(len(y), *y.shape[2:], stride)
+    tiling = _tiling(len(y), height, width, stride)
     y, x = _channels_last(y), _channels_last(x)
     kind = _Transform
     of_y, of_x = (

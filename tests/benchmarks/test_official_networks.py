@@ -13,7 +13,7 @@ from epigraf.benchmarks.official_networks import make_official
 from epigraf.config import load_config
 from epigraf.training.batches import DatasetSource
 from epigraf.training.passes import Pass
-from epigraf.training.state import State, build_state, resolve_config
+from epigraf.training.state import build_state, resolve_config
 from epigraf.training.step import Phase, train_step
 
 SMALL = (
@@ -26,14 +26,14 @@ SMALL = (
 
 
 def one_step(preset: str, folder: Path, official: bool) -> tuple[dict, dict[str, Tensor]]:
-    """Numbers of one step in float64 with all phases, and the gradients of each phase."""
+    """Numbers of one step with all phases, and the pictures and gradients of each."""
     cfg = load_config(preset, SMALL)
     dataset = step_data(cfg, folder)
     cfg = resolve_config(cfg, dataset)
     state = build_state(cfg, len(dataset), dataset.mean_camera_pose)
     with torch.no_grad():  # noise and modulation start at zero and would hide a mistake
-        for name, parameter in [*state.generator.named_parameters()]:
-            if name.endswith("noise_strength") or name.endswith("bias"):
+        for name, parameter in state.generator.named_parameters():
+            if name.endswith(("noise_strength", "bias")):
                 parameter.add_(torch.linspace(0.1, 0.4, parameter.numel()).view_as(parameter))
     if official:
         make_official(state)
@@ -47,12 +47,8 @@ def one_step(preset: str, folder: Path, official: bool) -> tuple[dict, dict[str,
         for number, judged in enumerate(passes[0].judged):
             gradients[f"{phase.value} images {number}"] = judged.images.detach()
 
-    numbers = train_step(state, source(state, dataset), observe)
+    numbers = train_step(state, DatasetSource(state, dataset), observe)
     return numbers, gradients
-
-
-def source(state: State, dataset: object) -> DatasetSource:
-    return DatasetSource(state, dataset)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("preset", ["ffhq256", "plants64"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,11 +23,10 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 @pytest.fixture
-def _everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions of any size take this way."""
     monkeypatch.setattr(convolution, "WINOGRAD_CHANNELS", 1)
     monkeypatch.setattr(convolution, "WINOGRAD_TILES", 1)
-    yield
 
 
 def test_a_box_counts_the_pixels_under_it() -> None:
@@ -157,7 +154,9 @@ def test_only_large_convolutions_take_this_way(monkeypatch: pytest.MonkeyPatch) 
 
 def test_mistakes_are_named() -> None:
     x, weight = normal(1, 2, 8, 8), normal(3, 2, 3, 3)
-    with pytest.raises(ValueError, match=r"winograd: x must have shape \[B, 2, H, W\], got \[2, 8, 8"):
+    with pytest.raises(
+        ValueError, match=r"winograd: x must have shape \[B, 2, H, W\], got \[2, 8, 8"
+    ):
         winograd(x[0], weight)
     with pytest.raises(ValueError, match=r"winograd: weight must have shape \[O, I, 3, 3\], got"):
         winograd(x, weight[..., :2])

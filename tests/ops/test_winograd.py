@@ -84,6 +84,13 @@ def test_adjoints_are_those_of_torch(batch, channels, size, padding, stride) -> 
         torch.testing.assert_close(got, grad_x, rtol=1e-12, atol=1e-12)
 
 
+def test_windows_may_begin_inside_of_the_picture() -> None:
+    y, weight = normal(1, 3, 12, 11), normal(3, 2, 3, 3, seed=1)
+    expected = F.conv_transpose2d(y, weight, padding=3)
+    got = winograd_input(y, weight, (8, 7), padding=3)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_many_tiles_go_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("epigraf.ops.winograd._CHUNK_BYTES", 1)
     monkeypatch.setattr("epigraf.ops.winograd._LEAST_TILES", 5)
@@ -112,7 +119,9 @@ def test_float32_rounds_a_few_times_as_much_as_a_direct_sum() -> None:
 
 def test_two_runs_are_bit_equal() -> None:
     x, weight = normal(2, 33, 21, 9, dtype=torch.float32), normal(31, 33, 3, 3).float()
-    assert torch.equal(winograd(x, weight, padding=1), winograd(x, weight, padding=1))
+    y = winograd(x, weight, padding=1)
+    assert torch.equal(y, winograd(x, weight, padding=1))
+    assert torch.equal(winograd_weight(y, x, padding=1), winograd_weight(y, x, padding=1))
 
 
 def test_a_pixel_that_is_not_finite_spoils_the_tiles_that_read_it_and_no_other() -> None:

@@ -51,7 +51,7 @@ class RenderBackend(Enum):
 class Precision(Enum):
     """Numbers of the discriminator's four largest blocks; all else is float32.
 
-    FP16 is official on CUDA; on a CPU it is as exact and slower.
+    FP16 is official on CUDA.
     """
 
     FP32 = "fp32"

@@ -18,6 +18,7 @@ from epigraf.benchmarks import (
     bench_scaling,
     bench_step,
     bench_triplane,
+    bench_winograd,
     machine,
 )
 from epigraf.benchmarks.result import Result, write_result
@@ -25,7 +26,10 @@ from epigraf.benchmarks.runner import Announce, Case, Row, Settings, measure
 from epigraf.errors import EpigrafError
 
 MACHINE_ROUNDS = 5
-OPS = (bench_triplane, bench_decoder, bench_composite, bench_importance, bench_random, bench_rays)
+OPS = (
+    bench_triplane, bench_decoder, bench_composite, bench_importance, bench_random, bench_rays,
+    bench_winograd,
+)  # fmt: skip
 
 Measure = Callable[[Settings, Announce], Iterator[list[Row]]]
 

@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 6;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 7;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -435,6 +435,27 @@ void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, 
            EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
 }
 
+// sizes: height, width, channels, tile rows, tile columns, padding, first tile, tiles.
+template <typename T>
+void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
+              uintptr_t pixels, uintptr_t points) {
+  const auto& [height, width, channels, rows, columns, padding, first, count] = sizes;
+  const epigraf::WinogradTiles<T> p{static_cast<epigraf::WinogradTransform>(transform),
+                                    height,
+                                    width,
+                                    channels,
+                                    rows,
+                                    columns,
+                                    padding,
+                                    first,
+                                    count,
+                                    pointer<T>(pixels),
+                                    pointer<T>(points)};
+  dispatch(launch, p, epigraf::winograd_cpu<T>, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("winograd: the core transforms pictures on a CPU only");
+  });
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -608,5 +629,10 @@ PYBIND11_MODULE(_C, m) {
                                const std::array<uintptr_t, 4>& tensors,
                                const std::vector<uintptr_t>& grad_params) {
     EPIGRAF_BY_TYPE(decoder_backward, launch, widths, slope, points, params, tensors, grad_params);
+  });
+  // transform: a WinogradTransform; sizes as above.
+  m.def("winograd", [](const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
+                       uintptr_t pixels, uintptr_t points) {
+    EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
   });
 }

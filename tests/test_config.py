@@ -106,3 +106,10 @@ def test_discrete_patches_begin_within_their_support():
             load_config("ffhq256", [*uniform, f"training.patch.discrete_support={support}"])
     at_once = ["training.patch.anneal_kimg=0", "training.patch.discrete_support=[0.5]"]
     assert load_config("ffhq256", [*uniform, *at_once])
+
+
+def test_compiled_code_is_not_differentiated_twice() -> None:
+    values = ["training.compile=true", "model.loss_kwargs.pl_weight=2"]
+    with pytest.raises(ConfigError, match=r"training\.compile cannot differentiate twice"):
+        load_config("tiny", values)
+    assert load_config("tiny", values[:1]).training.compile

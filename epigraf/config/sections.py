@@ -43,6 +43,17 @@ class LastInterval(Enum):
     FINITE = "finite"
 
 
+class Precision(Enum):
+    """Numbers of the discriminator's four largest blocks; all else is float32.
+
+    FP16 is official on CUDA.
+    """
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
 class BackgroundType(Enum):
     """Background models: an inverse-sphere radiance field (NeRF++) or a plane image."""
 
@@ -327,6 +338,8 @@ class TrainingConfig(Section):
     metric_samples: int = Field(default=2048, ge=0)  # 0 = no metric while training
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
+    precision: Precision = Precision.FP32  # ours; see there
+    compile: bool = False  # ours: torch.compile of the generator's backbone
     patch: PatchConfig = PatchConfig()
     augment: AugmentConfig = AugmentConfig()
 

@@ -165,6 +165,11 @@ def _check_engines(cfg: Config) -> None:
                 f"mlp.hidden_activation={g.tri_plane.mlp.hidden_activation.value}; "
                 "use decoder.engine=native"
             )
+    if cfg.training.compile and cfg.model.loss_kwargs.pl_weight > 0:
+        raise ValueError(
+            "training.compile cannot differentiate twice, as model.loss_kwargs.pl_weight > 0 "
+            "needs; set one of them to false or 0"
+        )
     if cfg.render.compositor is Compositor.NERFACC and g.quadrature is Quadrature.MIDPOINTS:
         raise ValueError(
             "render.compositor=nerfacc does not know model.generator.quadrature=midpoints; "

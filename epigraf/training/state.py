@@ -146,6 +146,8 @@ def build_state(
     generator.to(device).train()
     discriminator.to(device).train()
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    if cfg.training.compile:
+        generator.backbone.compile_synthesis()
     loss, mode = cfg.model.loss_kwargs, cfg.training.augment.mode
     pl_interval = loss.pl_interval if loss.pl_weight > 0 else None
     augment = None if mode is AugmentMode.NOAUG else AugmentPipe(cfg.training.augment.probs)

@@ -58,12 +58,13 @@ Observer = Callable[[Phase, list[Pass]], None]
 def clean_gradients(parameters: list[Tensor], clip: float | None) -> Tensor:
     """NaN -> 0, +-inf -> +-1e5, then optionally clip the total norm. Returns the norm found.
 
-    Parameters without a gradient stay without one (Adam then skips them).
+    Parameters without a gradient stay without one (Adam then skips them). On a CPU gradients that
+    are finite are left alone; on a GPU, where asking costs a wait, all of them are gone through.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
     norm = torch.stack(norms).norm()
-    if not bool(norm.isfinite()):
+    if norm.device.type != "cpu" or not bool(norm.isfinite()):
         for gradient in gradients:
             torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
     if clip is not None:

@@ -22,6 +22,7 @@ from epigraf.ops.nerfacc import composite_nerfacc, sample_occupied
 from epigraf.ops.occupancy import Intervals, grid_from_binaries, traverse_grid
 from epigraf.ops.render import FieldTensors
 from epigraf.ops.tinycudann import decode_tinycudann
+from epigraf.ops.winograd import winograd
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.rays import Rays
@@ -184,6 +185,15 @@ def _occupancy(device: str) -> dict[Engine, Run]:
     }
 
 
+def _winograd(device: str) -> dict[Engine, Run]:
+    """The reference is torch's own convolution."""
+    x, weight = _draw(0, 2, 64, 32, 32, device=device), _draw(1, 64, 64, 3, 3, device=device)
+    return {
+        Engine.REFERENCE: lambda: [torch.nn.functional.conv2d(x, weight, padding=1)],
+        Engine.CPU: lambda: [winograd(x, weight, padding=1)],
+    }
+
+
 def _random(device: str) -> dict[Engine, Run]:
     like = torch.empty(0, device=device)
     return {Engine.REFERENCE: lambda: [ops.philox_uniform(7, 0, (65536,), like)]}
@@ -226,5 +236,6 @@ _RUNS: dict[str, Any] = {
     "rays": _rays,
     "random": _random,
     "occupancy": _occupancy,
+    "winograd": _winograd,
     "render": _render,
 }

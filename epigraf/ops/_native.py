@@ -68,12 +68,16 @@ def available() -> bool:
     return _find().module is not None
 
 
-@torch.compiler.assume_constant_result
 def reason() -> str:
     """Why the native core is not used; empty where it is."""
     if _FORCE_REFERENCE.get():
         return "the reference was asked for"
     return _find().reason
+
+
+# torch.compiler.assume_constant_result(reason), without importing the compiler: a second of every
+# command's start.
+reason._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def core() -> Any:

@@ -41,6 +41,7 @@ ENGINES: dict[str, tuple[Engine, ...]] = {
     "rays": _NATIVE,
     "random": _NATIVE,
     OCCUPANCY: (*_NATIVE, Engine.NERFACC),
+    "winograd": (Engine.CPU, Engine.REFERENCE),
     "render": (Engine.CUDA, Engine.CPU, Engine.OPS, Engine.REFERENCE),
 }
 """The engines that each op has code for, in the order of preference; the last ones on request."""

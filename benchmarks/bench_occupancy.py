@@ -9,7 +9,7 @@ model, its grid's build included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -98,7 +98,7 @@ def _build_shares(quick: bool, device: str) -> Sequence[Work]:
     return works
 
 
-def _work(at: float, name: str, run: partial[object], counts: Counts) -> Work:
+def _work(at: float, name: str, run: Callable[[], object], counts: Counts) -> Work:
     flops = 0 if name != DENSE else counts.flops  # the others leave out most of it
     own = replace(counts, flops=flops, bytes_moved=0)
     return Work(f"{AXIS} {at:g}", name, run, own, axis=AXIS, at=at)

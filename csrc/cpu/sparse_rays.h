@@ -193,9 +193,21 @@ struct SparseRays {
     return found;
   }
 
-  EPIGRAF_HD void list(int64_t at, int64_t ray, T depth) {
+  // Where a ray's samples lie, as numbers of its own: what is written may not be what is read.
+  struct Line {
+    T origin[3], direction[3];
+  };
+
+  EPIGRAF_HD Line line_of(int64_t ray) const {
     const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
-    for (int axis = 0; axis < 3; ++axis) coords[axis][at] = o[axis] + d[axis] * depth;
+    return {{o[0], o[1], o[2]}, {d[0], d[1], d[2]}};
+  }
+
+  EPIGRAF_HD void list(int64_t at, const Line& line, T depth) {
+    EPIGRAF_UNROLL
+    for (int axis = 0; axis < 3; ++axis) {
+      coords[axis][at] = line.origin[axis] + line.direction[axis] * depth;
+    }
   }
 
   // The field at the listed samples.
@@ -260,9 +272,10 @@ struct SparseRays {
     for (int64_t j = 0; j < going; ++j) {
       const int64_t i = open[j], ray = bundle.ray(i), stop = next_stop(i);
       const T *depths = t + i * row, far = p.rays.far[ray], last = p.rays.last_delta[ray];
+      const Line line = line_of(ray);
       for (int64_t at = begin[i]; at < stop; ++at, ++listed) {
         const int64_t k = wanted[at];
-        list(listed, ray, depths[k]);
+        list(listed, line, depths[k]);
         decay[listed] = -render_delta(depths, k, p.rays.coarse, p.march.finite_interval, far, last);
       }
     }
@@ -341,9 +354,10 @@ struct SparseRays {
   EPIGRAF_HD int64_t list_row(int64_t listed, int64_t ray, int64_t place, int64_t count,
                               bool last) {
     const int64_t found = find_wanted(ray, t + place, count, last, wanted.data());
+    const Line line = line_of(ray);
     for (int64_t s = 0; s < found; ++s, ++listed) {
       places[listed] = place + wanted[s];
-      list(listed, ray, t[places[listed]]);
+      list(listed, line, t[places[listed]]);
     }
     return listed;
   }

@@ -357,7 +357,7 @@ class RenderConfig(Section):
     # ours: cells of the occupancy grid along an edge, a multiple of 32 (null = two a pixel of the
     # planes, at most 128), and the opacity that a cell must be able to add to be looked at
     grid_resolution: int | None = Field(default=None, ge=32, le=512, multiple_of=32)
-    alpha_thre: float = Field(default=1e-2, ge=0, lt=1)
+    alpha_thre: float = Field(default=0.02, ge=0, lt=1)
     compositor: Compositor = Compositor.NATIVE  # ours
 
 

@@ -36,8 +36,12 @@ class Config(Section):
         _check_batch(self)
         if self.training.group_labels and not self.training.use_labels:
             raise ValueError("training.group_labels needs training.use_labels=true")
-        if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
-            raise ValueError("dataset.object_radius must be smaller than dataset.camera.radius")
+        camera, ball = self.dataset.camera, self.dataset.object_radius
+        if ball and ball + math.hypot(*camera.target) >= camera.radius:
+            raise ValueError(
+                "dataset.object_radius must be smaller than dataset.camera.radius less the length "
+                "of dataset.camera.target"
+            )
         return self
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def _check_frustum(cfg: Config) -> None:
     camera, scale = cfg.dataset.camera, cfg.dataset.cube_scale
     radius = cfg.dataset.object_radius
     needed = minimal_cube_scale(camera.fov, camera.ray_start, camera.ray_end, camera.radius)
+    needed += math.hypot(*camera.target)
     needed = needed if radius is None else min(radius, needed)
     if needed > scale * (1 + 1e-6):
         raise ConfigError(

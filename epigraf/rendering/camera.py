@@ -111,8 +111,9 @@ def cam2world(
 ) -> Tensor:
     """Camera-to-world matrices [B, 4, 4] of cameras at angles [B, 3] that look at ``target``.
 
-    They stand on the sphere of the given radius about the target, all in world units. Columns are right, up, backward and the camera centre. At an exact pole the up vector is
-    undefined: clamp the pitch first (``clamp_pitch``).
+    They stand on the sphere of the given radius about the target, all in world units. Columns are
+    right, up, backward and the camera centre. At an exact pole the up vector is undefined: clamp
+    the pitch first (``clamp_pitch``).
     """
     origins = camera_origins(angles, radius)
     forward = F.normalize(-origins, dim=1)

@@ -70,7 +70,8 @@ def resolve_config(cfg: Config, dataset: ImageDataset) -> Config:
         raise ConfigError(
             f"config: dataset.camera.dist=custom takes cameras from the data, but {dataset.name} "
             f"has no camera_angles in its dataset.json; choose a prior, e.g. "
-            f"dataset.camera.dist=truncated_gaussian"
+            f"dataset.camera.dist=truncated_gaussian, or (faces aligned by their eyes) estimate "
+            f"them with `epigraf data poses`"
         )
     if cfg.model.discriminator.camera_cond and not dataset.has_angles:
         raise ConfigError(

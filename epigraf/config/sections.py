@@ -99,6 +99,7 @@ class CameraConfig(Section):
     ray_start: float = Field(default=0.88, gt=0)
     ray_end: float = Field(default=1.12, gt=0)
     radius: float = Field(default=1.0, gt=0)
+    target: tuple[float, float, float] = (0.0, 0.0, 0.0)  # ours: looked at, and orbited
     dist: CameraDist = CameraDist.CUSTOM
     horizontal_mean: float = 0.0
     horizontal_stddev: float = Field(default=math.pi, ge=0)
@@ -243,6 +244,7 @@ class DiscriminatorConfig(Section):
     camera_multiplier: float = Field(
         default=64.0, gt=1
     )  # the highest frequency of the camera embedding
+    camera_cond_yaw_only: bool = False  # D is not told the pitch: it is a guess
 
 
 class LossConfig(Section):

@@ -48,8 +48,12 @@ class Config(Section):
         _check_engines(self)
         if self.dataset.white_back and self.dataset.black_back:
             raise ValueError("dataset.white_back and dataset.black_back exclude each other")
-        if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
-            raise ValueError("dataset.object_radius must be smaller than dataset.camera.radius")
+        camera, ball = self.dataset.camera, self.dataset.object_radius
+        if ball and ball + math.hypot(*camera.target) >= camera.radius:
+            raise ValueError(
+                "dataset.object_radius must be smaller than dataset.camera.radius less the length "
+                "of dataset.camera.target"
+            )
         return self
 
     @classmethod

@@ -225,6 +225,7 @@ class Discriminator(nn.Module):
                 d.camera_cond_drop_p,
                 d.camera_cond_noise_std,
                 d.camera_multiplier,
+                d.camera_cond_yaw_only,
             )
         return MappingNetwork(
             0,

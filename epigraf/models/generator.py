@@ -254,7 +254,7 @@ class Generator(nn.Module):
     def _rays(self, angles: Tensor, view: View, resolution: int, trace: Trace | None) -> Rays:
         camera = self.cfg.dataset.camera
         fov = camera.fov if view.fov is None else view.fov
-        matrices = cam2world(clamp_pitch(angles), camera.radius)
+        matrices = cam2world(clamp_pitch(angles), camera.radius, camera.target)
         rays = patch_rays(matrices, resolution, resolution, fov, view.patch)
         if trace is not None:
             directions = pixel_directions(resolution, resolution, fov, view.patch).to(angles)

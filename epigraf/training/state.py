@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def resolve_config(cfg: Config, dataset: ImageDataset) -> Config:
         raise ConfigError(
             f"config: dataset.camera.dist=custom takes cameras from the data, but {dataset.name} "
             f"has no camera_angles in its dataset.json; choose a prior, e.g. "
-            f"dataset.camera.dist=truncated_gaussian"
+            f"dataset.camera.dist=truncated_gaussian, or (faces aligned by their eyes) estimate "
+            f"them with `epigraf data poses`"
         )
     if cfg.model.discriminator.camera_cond and not dataset.has_angles:
         raise ConfigError(
@@ -106,6 +108,7 @@ def _check_frustum(cfg: Config) -> None:
     camera, scale = cfg.dataset.camera, cfg.dataset.cube_scale
     radius = cfg.dataset.object_radius
     needed = minimal_cube_scale(camera.fov, camera.ray_start, camera.ray_end, camera.radius)
+    needed += math.hypot(*camera.target)
     needed = needed if radius is None else min(radius, needed)
     if needed > scale * (1 + 1e-6):
         raise ConfigError(

@@ -102,6 +102,8 @@ def test_sample_takes_the_snapshot_file_itself(epigraf: Run, model: Path, tmp_pa
         (("train", "tiny", "--data", "x", "--minutes", "-1"), "training.minutes"),
         (("train", "tiny", "--data", "x", "--set", "gamma=1"), "training.gamma"),
         (("data", "check", "nowhere"), "nowhere"),
+        (("data", "poses", "nowhere", "out.zip"), "nowhere"),
+        (("data", "poses", "nowhere", "out.zip", "--top", "0.9"), "at least 0.05 below --top 0.9"),
         (("metrics", "MODEL", "--data", "nowhere"), "nowhere"),
     ],
 )

@@ -53,6 +53,18 @@ def patches(batch: int) -> PatchParams:
     return PatchParams(scales, torch.rand(batch, 2, generator=generator) * (1 - scales))
 
 
+def test_a_discriminator_that_is_told_the_yaw_only_cannot_see_the_pitch() -> None:
+    told = {"camera_cond": True, "camera_cond_yaw_only": True, "hyper_mod_cond": True}
+    network = Discriminator(config(**told, map_lr_multiplier=1.0)).eval()
+    image, where = normal(2, 3, 16, 16), patches(2)
+    angles = torch.tensor([[0.2, 1.4, 0.0], [-0.3, 1.6, 0.0]])
+    logits = network(image, None, angles, where)
+    higher, turned = (angles + torch.tensor([x]) for x in ([0, 0.2, 0], [0.2, 0, 0]))
+    torch.testing.assert_close(network(image, None, higher, where), logits)
+    difference = (network(image, None, turned, where) - logits).detach()
+    assert float(difference.abs().min()) > 1e-4
+
+
 @pytest.mark.parametrize(("resolution", "millions"), [(512, 27.49), (256, 27.44)])
 def test_parameter_count_of_the_official_discriminator(resolution: int, millions: float) -> None:
     """The official one has a dead 1x1 convolution (4 parameters a channel) in each later block."""

@@ -268,6 +268,26 @@ def test_object_ball_leaves_the_rest_to_the_background() -> None:
     torch.testing.assert_close(image.image[:, :, 0, 0], torch.ones(2, 3))
 
 
+def test_cameras_look_at_their_target() -> None:
+    # A ball at the origin, seen from +x past a target at z = 0.05: right is -z, so its centre lies
+    # 0.05 to the right of the middle at distance 1, of a picture 2 tan(15 degrees) wide.
+    generator = {"density_prior_radius": 0.03, "density_prior_strength": 300.0}
+    cfg = config(
+        {**generator, "last_interval": "finite", "num_ray_steps": 65, "density_gain": 100.0},
+        {"resolution": 64, "camera": {"fov": 30.0, "target": [0.0, 0.0, 0.05]}},
+    )
+    front = torch.tensor([[0.0, math.pi / 2, 0.0]])
+    model = make(cfg).eval()
+    with torch.no_grad():
+        opacity = model.synthesis(
+            styles(model, 1), front, View(deterministic=True), draws=RandomDraws(0)
+        ).opacity[0, 0]
+    columns = torch.linspace(-1, 1, 64) * math.tan(math.radians(15))
+    assert float(opacity.max()) == pytest.approx(1, abs=1e-3)
+    middle = (opacity.sum(0) * columns).sum() / opacity.sum()
+    assert float(middle) == pytest.approx(0.05, abs=0.002)
+
+
 def test_the_model_says_what_marches_its_rays() -> None:
     fused = "fused" if available() else f"ops ({reason()})"
     assert make(config()).renderer() == fused

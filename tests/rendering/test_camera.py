@@ -57,6 +57,14 @@ def test_a_quarter_roll_turns_right_into_up() -> None:
     assert torch.equal(rolled[:, :, 2:], matrix[:, :, 2:])
 
 
+def test_cam2world_moves_with_its_target() -> None:
+    # From +z (yaw pi/2) at distance 2 of (1, -2, 3): stands at (1, -2, 5), right is +x.
+    angles = torch.tensor([[HALF, HALF, 0.0]], dtype=torch.float64)
+    matrix = cam2world(angles, 2.0, (1.0, -2.0, 3.0))[0]
+    expected = [[1, 0, 0, 1], [0, 1, 0, -2], [0, 0, 1, 5], [0, 0, 0, 1]]
+    torch.testing.assert_close(matrix, torch.tensor(expected).double(), atol=1e-12, rtol=0)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-math.pi, math.pi), st.floats(0, math.pi), st.floats(0.5, 3))
 def test_cam2world_is_a_rigid_motion_that_looks_at_the_origin(

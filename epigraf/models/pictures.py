@@ -102,11 +102,13 @@ def scene_of(
 
 def camera_at(scene: Scene, path: CameraPath, index: int) -> Camera:
     """Camera `index` of a path in the dtype and on the device of a scene."""
-    radius = scene.generator.cfg.dataset.camera.radius
+    settings = scene.generator.cfg.dataset.camera
+    radius = settings.radius
     if path.radius is not None:
         radius = float(path.radius[index])
     angles = clamp_pitch(path.angles[index : index + 1])
-    matrix = roll_cameras(cam2world(angles, radius), float(angles[0, 2]))
+    looking = cam2world(angles, radius, settings.target)
+    matrix = roll_cameras(looking, float(angles[0, 2]))
     return Camera(matrix.to(scene.planes), float(path.fov[index]), radius)
 
 

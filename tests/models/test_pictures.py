@@ -69,8 +69,9 @@ def shown(of: Scene, side: int, **view: Any) -> Image:
     )  # fmt: skip
 
 
-def test_outputs_are_those_of_the_generator() -> None:
-    one = scene()
+@pytest.mark.parametrize("target", ["[0, 0, 0]", "[0.06, 0.02, -0.03]"])
+def test_outputs_are_those_of_the_generator(target: str) -> None:
+    one = scene(**{"dataset.camera.target": target})
     got = render_picture(one, camera_at(one, PATH, 0), Frame(9), ALL)
     expected = shown(one, 9)
     close = {"atol": 1e-5, "rtol": 0}

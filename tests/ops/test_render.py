@@ -431,10 +431,11 @@ def test_opcheck(recorded: bool) -> None:
     field, rays = make_field(), _ray_tensors()
     planes = field.planes.detach().movedim(2, 4).contiguous().requires_grad_(recorded)
     params = [x.detach().clone().requires_grad_(recorded) for x in (*field.weights, *field.biases)]
-    numbers = [SLOPE, 0.4, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    numbers = [SLOPE, 0.4, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
     flags = [False, False, False, False, recorded, True, False, False, False]
     given = [planes.new_empty(0) if x is None else x for x in rays.tensors()]
-    sizes = [2, 0, 3, 0]
+    given += [planes.new_empty(0, dtype=torch.int32), planes.new_empty(0)]
+    sizes = [2, 0, 3, 0, 0]
     arguments = (planes, params, given, torch.tensor([3]), sizes, numbers, flags)
     torch.library.opcheck(torch.ops.epigraf.render, arguments)
 

@@ -273,6 +273,24 @@ def test_any_strides(layout: str, device: torch.device) -> None:
     assert_close(ours, expected, 1e-10)
 
 
+def test_one_scene_whose_batch_has_any_stride() -> None:
+    """Torch gives a dimension of size one any stride; threads add up gradients by elements."""
+    field, rays = make_field(batch=1, size=(32, 32)), make_rays(batch=1, count=1024)
+    pixels = field.planes.detach().permute(0, 3, 4, 1, 2).contiguous()  # [1, H, W, 3, C]
+    odd = pixels.as_strided(pixels.shape, (2, *pixels.stride()[1:])).permute(0, 3, 4, 1, 2)
+    threads, grads = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for planes in (field.planes.detach(), odd):
+            leaf = planes.requires_grad_()
+            seen = rendered(RenderBackend.FUSED, replace(field, planes=leaf), rays, OPTIONS)
+            grads.append(seen)
+    finally:
+        torch.set_num_threads(threads)
+    for expected, found in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_draws_may_be_one_row_for_all_rays(device: torch.device) -> None:
     tensors, rays = make_field(device=device), make_rays(device=device)
     even = replace(OPTIONS, deterministic=True)

@@ -17,11 +17,13 @@ from epigraf.config import Config, LastInterval
 from epigraf.errors import EpigrafError
 from epigraf.geometry.density import Bounds, Lattice, Volume, density_grid
 from epigraf.geometry.level import automatic_level
-from epigraf.geometry.mesh import Mesh, color_mesh, extract_surface, largest_component
+from epigraf.geometry.mesh import Mesh, color_mesh, largest_component
+from epigraf.geometry.surface import Progress, SurfaceOptions, extract_surface
 from epigraf.rendering.renderer import FieldSample, RenderOptions
 
 COLOR_REACH = 1.5  # voxels in front of and behind the surface that its colour is composited from
 COLOR_SAMPLES = 8
+LEVEL_RESOLUTION = 64  # of the lattice that the automatic level looks at
 
 
 class ObjectField(Protocol):
@@ -59,7 +61,7 @@ def extract_volume(field: ObjectField, cfg: Config, options: MeshOptions) -> Vol
 
 @torch.no_grad()
 def extract_mesh(
-    field: ObjectField, cfg: Config, options: MeshOptions, volume: Volume | None = None
+    field: ObjectField, cfg: Config, options: MeshOptions, progress: Progress | None = None
 ) -> Mesh:
     """The coloured surface of one object, in world units.
 
@@ -67,21 +69,26 @@ def extract_mesh(
         field: `generator.field(planes)` of one object.
         cfg: the model's configuration (bounds, density activation).
         options: see MeshOptions.
-        volume: the result of `extract_volume`, if it is at hand.
+        progress: told after every block.
 
     Raises:
         EpigrafError: the volume is empty or not finite, or the level is out of its range.
     """
-    volume = volume or extract_volume(field, cfg, options)
-    level = automatic_level(volume, cfg) if options.level is None else options.level
-    radius = cfg.dataset.object_radius
+    bounds = options.bounds or Bounds.model(cfg.dataset.cube_scale, cfg.dataset.object_radius)
     with _for_the_user():
-        mesh = extract_surface(volume, level, clip_radius=radius)
+        lattice = Lattice(options.resolution, bounds)
+        level = options.level
+        if level is None:
+            coarse = Lattice(min(options.resolution, LEVEL_RESOLUTION), bounds)
+            volume = density_grid(field.density_raw, coarse, max_points=options.max_points)
+            level = automatic_level(volume, cfg)
+        how = SurfaceOptions(clip_radius=cfg.dataset.object_radius, max_points=options.max_points)
+        mesh = extract_surface(field.density_raw, lattice, level, how, progress)
     if options.largest:
         mesh = largest_component(mesh)
     if not options.colors:
         return mesh
-    reach = COLOR_REACH * float(volume.lattice.spacing.max())
+    reach = COLOR_REACH * float(lattice.spacing.max())
     return color_mesh(mesh, field, color_rays(cfg, reach), max_points=options.max_points)
 
 

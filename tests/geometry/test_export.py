@@ -15,17 +15,17 @@ import trimesh
 from epigraf.errors import DataError
 from epigraf.geometry.density import Bounds, Lattice, Volume, density_grid
 from epigraf.geometry.export import save_mesh, save_volume
-from epigraf.geometry.mesh import Mesh, extract_surface
+from epigraf.geometry.mesh import Mesh
+from epigraf.geometry.surface import extract_surface
 
 
 @pytest.fixture(scope="module")
 def mesh() -> Mesh:
     """An off-centre ball of radius 0.1, coloured by its normals."""
     bounds = Bounds((0.0, -0.2, 0.1), (0.4, 0.2, 0.5))
-    volume = density_grid(
-        lambda p: 0.1 - (p - p.new_tensor([0.2, 0.0, 0.3])).norm(dim=-1), Lattice(24, bounds)
+    surface = extract_surface(
+        lambda p: 0.1 - (p - p.new_tensor([0.2, 0.0, 0.3])).norm(dim=-1), Lattice(24, bounds), 0.0
     )
-    surface = extract_surface(volume, 0.0)
     return replace(surface, colors=np.round((surface.normals + 1) * 127.5).astype(np.uint8))
 
 

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from epigraf.config import Config, LastInterval
 from epigraf.errors import EpigrafError
-from epigraf.geometry.density import Bounds, Lattice, Volume, density_grid
+from epigraf.geometry.density import Bounds, Lattice
 from epigraf.geometry.extract import MeshOptions, extract_mesh
 from epigraf.geometry.mesh import (
     Mesh,
     colors_to_uint8,
     count_components,
-    extract_surface,
     largest_component,
-    marching_cubes,
 )
+from epigraf.geometry.surface import SurfaceOptions, extract_surface
 from epigraf.rendering.renderer import FieldSample
 
 RADIUS = 0.6
@@ -48,8 +47,9 @@ class Ball:
         return FieldSample(color, self.density_raw(points_world))
 
 
-def _volume(field: Ball, resolution: int = 64) -> Volume:
-    return density_grid(field.density_raw, Lattice(resolution, Bounds.cube(2.0)))
+def _surface(field: Ball, level: float = 0.0, resolution: int = 64, **options: object) -> Mesh:
+    lattice = Lattice(resolution, Bounds.cube(2.0))
+    return extract_surface(field.density_raw, lattice, level, SurfaceOptions(**options))
 
 
 def _trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -58,7 +58,7 @@ def _trimesh(mesh: Mesh) -> trimesh.Trimesh:
 
 @pytest.mark.parametrize("centre", [(0.0, 0.0, 0.0), (0.13, -0.21, 0.3)])
 def test_sphere_has_its_radius_volume_and_normals(centre: tuple[float, float, float]) -> None:
-    mesh = extract_surface(_volume(Ball(centre)), 0.0)
+    mesh = _surface(Ball(centre))
     offset = mesh.vertices - centre
     distance = np.linalg.norm(offset, axis=1)
     assert np.abs(distance - RADIUS).max() < 0.1 * 2 / 63
@@ -71,15 +71,13 @@ def test_sphere_has_its_radius_volume_and_normals(centre: tuple[float, float, fl
 
 
 def test_level_moves_the_surface_by_the_gradient() -> None:
-    mesh = extract_surface(_volume(Ball()), 5.0)  # 5 / 50 = 0.1 further inside
+    mesh = _surface(Ball(), 5.0)  # 5 / 50 = 0.1 further inside
     distance = np.linalg.norm(mesh.vertices, axis=1)
     assert np.abs(distance - (RADIUS - 0.1)).max() < 0.1 * 2 / 63
 
 
 def test_a_level_that_lattice_values_hit_exactly_leaves_no_empty_triangle() -> None:
-    grid = np.mgrid[:21, :21, :21].astype(np.float32)
-    values = (6 - np.linalg.norm(grid - 10, axis=0)).astype(np.float32)
-    mesh = extract_surface(Volume(values, Lattice(21, Bounds.cube(20.0))), 0.0)
+    mesh = extract_surface(lambda p: 6 - p.norm(dim=-1), Lattice(21, Bounds.cube(20.0)), 0.0)
     shape = _trimesh(mesh)
     assert shape.is_watertight
     assert shape.area_faces.min() > 0
@@ -88,33 +86,26 @@ def test_a_level_that_lattice_values_hit_exactly_leaves_no_empty_triangle() -> N
 
 def test_what_leaves_the_lattice_is_capped_half_a_voxel_outside() -> None:
     lattice = Lattice(9, Bounds((-1.0, -2.0, -3.0), (1.0, 2.0, 3.0)))
-    volume = density_grid(lambda p: 1 + p[..., 0], lattice)  # inside: x > -0.5 for level 0.5
-    mesh = extract_surface(volume, 0.5)
+
+    def slope(points: Tensor) -> Tensor:
+        return 1 + points[..., 0]  # inside: x > -0.5 for level 0.5
+
+    mesh = extract_surface(slope, lattice, 0.5)
     half = lattice.spacing / 2
     assert _trimesh(mesh).is_watertight
     np.testing.assert_allclose(mesh.vertices.min(0), [-0.5, -2 - half[1], -3 - half[2]], atol=1e-5)
     np.testing.assert_allclose(mesh.vertices.max(0), np.array([1, 2, 3]) + half, atol=1e-5)
-    opened = extract_surface(volume, 0.5, close=False)
+    opened = extract_surface(slope, lattice, 0.5, SurfaceOptions(close=False))
     assert np.abs(opened.vertices[:, 0] + 0.5).max() < 1e-5
 
 
 def test_clip_radius_cuts_along_the_ball_and_keeps_what_is_inside() -> None:
-    cut = extract_surface(_volume(Ball()), 0.0, clip_radius=0.5)
+    cut = _surface(Ball(), clip_radius=0.5)
     distance = np.linalg.norm(cut.vertices, axis=1)
     assert np.abs(distance - 0.5).max() < 0.5 * 2 / 63
     assert _trimesh(cut).is_watertight
-    whole, kept = (extract_surface(_volume(Ball()), 0.0, clip_radius=r) for r in (None, 0.8))
+    whole, kept = (_surface(Ball(), clip_radius=r) for r in (None, 0.8))
     np.testing.assert_allclose(kept.vertices, whole.vertices, atol=1e-6)
-
-
-def test_marching_cubes_of_one_corner() -> None:
-    values = np.zeros((2, 2, 2), np.float32)
-    values[0, 0, 0] = 4.0
-    vertices, faces = marching_cubes(values, 1.0)  # crosses at 3/4 of each edge
-    np.testing.assert_allclose(np.sort(vertices, axis=0)[-1], [0.75] * 3)
-    assert faces.shape == (1, 3)
-    a, b, c = vertices[faces[0]]
-    assert np.cross(b - a, c - a).min() > 0  # away from the dense corner
 
 
 def test_largest_component_drops_the_small_ball() -> None:
@@ -123,7 +114,7 @@ def test_largest_component_drops_the_small_ball() -> None:
         small = 0.15 - (points - torch.tensor([0.6, 0.0, 0.0])).norm(dim=-1)
         return torch.maximum(big, small)
 
-    mesh = extract_surface(density_grid(two, Lattice(48, Bounds.cube(2.0))), 0.0)
+    mesh = extract_surface(two, Lattice(48, Bounds.cube(2.0)), 0.0)
     assert count_components(mesh) == 2
     mesh = replace(mesh, colors=np.zeros((len(mesh.vertices), 3), np.uint8))
     big = largest_component(mesh)
@@ -141,15 +132,16 @@ def test_largest_component_drops_the_small_ball() -> None:
         (0.0, 0.0, "the volume is empty, its density is 0 everywhere"),
         (None, 100.0, "level 100 is above every density of the volume; choose one between"),
         (None, -1e4, "level -10000 is below every density"),
-        (math.nan, 0.0, "contains NaN"),
+        (math.nan, 0.0, "are NaN or infinite, the first at"),
     ],
 )
 def test_impossible_surfaces_say_why(values: float | None, level: float, message: str) -> None:
-    volume = _volume(Ball(), 8)
-    if values is not None:
-        volume = replace(volume, values=np.full((8, 8, 8), values, np.float32))
+    def field(points: Tensor) -> Tensor:
+        given = Ball().density_raw(points)
+        return given if values is None else torch.full_like(given, values)
+
     with pytest.raises(ValueError, match=message):
-        extract_surface(volume, level)
+        extract_surface(field, Lattice(8, Bounds.cube(2.0)), level)
 
 
 def _config(**dataset: object) -> Config:

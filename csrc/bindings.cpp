@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 7;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 8;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -135,7 +135,7 @@ struct RenderShape {
   std::array<double, 8> numbers;   // slope, cube_scale, prior strength and slope, shift, gain, std
   std::array<bool, 4> flags;       // relu, finite_interval, last_back, project
   int64_t u_stride, row_length;
-  uint64_t seed;
+  uintptr_t seed;                // where it is
   std::array<int64_t, 2> place;  // of the rays in the streams of the seed: first, total
   std::array<bool, 4> seeded;    // jitter, u, coarse_noise, final_noise
   int64_t cells;                 // of the occupancy grid along an edge, and its half edge
@@ -198,7 +198,8 @@ epigraf::RenderRays<T> render_rays(const RenderShape& shape, const RayAddresses&
           at(8),
           at(9),
           shape.u_stride,
-          {shape.seed, shape.place[0], shape.place[1], jitter, u, coarse_noise, final_noise},
+          {pointer<const uint64_t>(shape.seed), shape.place[0], shape.place[1], jitter, u,
+           coarse_noise, final_noise},
           shape.row_length};
 }
 
@@ -535,7 +536,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init([](const std::array<int64_t, 4>& rays, const std::array<int64_t, 3>& planes,
                        const std::array<int64_t, 5>& strides, const std::vector<int64_t>& widths,
                        const std::array<double, 8>& numbers, const std::array<bool, 4>& flags,
-                       int64_t u_stride, int64_t row_length, uint64_t seed,
+                       int64_t u_stride, int64_t row_length, uintptr_t seed,
                        const std::array<int64_t, 2>& place, const std::array<bool, 4>& seeded,
                        int64_t cells, double half_edge) {
              return RenderShape{rays,       planes, strides, widths, numbers, flags,    u_stride,

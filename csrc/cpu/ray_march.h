@@ -83,7 +83,7 @@ struct RayMarch {
     const uint64_t begin = rays.place_in_stream(ray) * static_cast<uint64_t>(count);
     const int64_t skipped = static_cast<int64_t>(begin % 4);
     for (int64_t k = -skipped; k < count; k += 4 * Blocks::kCount) {
-      const Blocks blocks(rays.seeds.seed, stream, (begin + k) / 4);
+      const Blocks blocks(*rays.seeds.seed, stream, (begin + k) / 4);
       T some[4 * Blocks::kCount];
       EPIGRAF_UNROLL
       for (int i = 0; i < Blocks::kCount; ++i) {

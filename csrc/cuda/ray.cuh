@@ -19,7 +19,7 @@ __device__ T uniform_draw(const RenderRays<T>& rays, const T* tensor, int64_t st
                           uint32_t stream, int64_t ray, int64_t k, int64_t count) {
   if (!drawn) return tensor[ray * stride + k];
   const uint64_t index = rays.place_in_stream(ray) * uint64_t(count) + uint64_t(k);
-  return philox_uniform<T>(rays.seeds.seed, stream, index);
+  return philox_uniform<T>(*rays.seeds.seed, stream, index);
 }
 
 // Noise of the raw density of sample k, times its standard deviation; 0 where none is wanted.
@@ -32,7 +32,7 @@ __device__ T noise_at(const RenderRays<T>& rays, const RenderMarch<T>& march, bo
   if (!(coarse ? rays.seeds.coarse_noise : rays.seeds.final_noise)) return T(0);
   const uint64_t index = rays.place_in_stream(ray) * uint64_t(count) + uint64_t(k);
   const uint32_t stream = coarse ? kCoarseNoiseStream : kFinalNoiseStream;
-  return march.noise_std * philox_normal<T>(rays.seeds.seed, stream, index);
+  return march.noise_std * philox_normal<T>(*rays.seeds.seed, stream, index);
 }
 
 // Samples in the order of their depths, as a ray is composited.

@@ -400,7 +400,8 @@ TEST(seeds_are_the_numbers_of_their_streams) {
     scene.noise[i] = epigraf::philox_normal<double>(5, epigraf::kFinalNoiseStream, i);
   }
   const auto out = scene.forward<16>(1);
-  const auto seeded = scene.forward_seeded<16>({5, 0, scene.rays, true, true, false, true});
+  const uint64_t seed = 5;
+  const auto seeded = scene.forward_seeded<16>({&seed, 0, scene.rays, true, true, false, true});
   check_near(seeded, out, 0);
 }
 

@@ -194,15 +194,16 @@ TEST(float_is_as_near_to_double_as_the_cpu_is) {
 TEST(seeds_are_the_numbers_of_their_streams) {
   for (int64_t fine : {0, 5}) {
     Scene<double> scene(sized(9, 7, fine));
-    scene.seeds = {0x123456789abcdefull, 1000, 5000, true, true, true, true};
+    const uint64_t seed = 0x123456789abcdef;
+    scene.seeds = {&seed, 1000, 5000, true, true, true, true};
     Scene<double> given = scene;
     given.seeds = {};
     const auto numbers = [&](std::vector<double>& to, uint32_t stream, int64_t count, bool normal) {
       for (int64_t i = 0; i < int64_t(to.size()); ++i) {
         const int64_t ray = i / count, b = ray / 9, r = ray % 9;
         const uint64_t index = uint64_t((b * 5000 + 1000 + r) * count + i % count);
-        to[i] = normal ? philox_normal<double>(scene.seeds.seed, stream, index)
-                       : philox_uniform<double>(scene.seeds.seed, stream, index);
+        to[i] = normal ? philox_normal<double>(seed, stream, index)
+                       : philox_uniform<double>(seed, stream, index);
       }
     };
     numbers(given.jitter, kJitterStream, 7, false);

@@ -80,9 +80,10 @@ def _check_decoder(op: str, field: FieldTensors) -> None:
 def _check_seeds(op: str, rays: RayTensors) -> None:
     assert rays.seeds is not None
     seeds, seed, count = rays.seeds, rays.seeds.seed, rays.near.shape[1]
-    if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device.type != "cpu":
+    device = rays.near.device
+    if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
         raise ValueError(
-            f"{op}: seeds.seed must be one int64 on the CPU, "
+            f"{op}: seeds.seed must be one int64 on {device}, "
             f"got {list(seed.shape)} {seed.dtype} on {seed.device}"
         )
     if not 0 <= seeds.first <= seeds.total - count:

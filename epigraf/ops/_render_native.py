@@ -207,7 +207,7 @@ def _shape(
         flags=tuple(flags[:4]),
         u_stride=u.stride(1) if u.ndim == 3 else 0,
         row_length=row_length,
-        seed=0 if seed is None else int(seed) & 0xFFFFFFFFFFFFFFFF,
+        seed=0 if seed is None else seed.data_ptr(),
         place=(first, total),
         seeded=tuple(flags[5:]),
         cells=cells,

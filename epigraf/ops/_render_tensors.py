@@ -42,8 +42,9 @@ class FieldTensors:
 class RaySeeds:
     """Random numbers of rays that are computed where they are used (`epigraf.ops.random`).
 
-    seed: int64 tensor of one element on the CPU, its 64 bits the seed. Ray r of batch element b is
-    ray b * total + first + r of its streams, so that rays cut into calls keep their numbers.
+    seed: int64 tensor of one element where the rays are, its 64 bits the seed. Ray r of batch
+    element b is ray b * total + first + r of its streams, so that rays cut into calls keep their
+    numbers.
     jitter, noise: whether these numbers are wanted; num_fine: F, the importance draws of a ray.
     """
 

@@ -34,8 +34,8 @@ class Draws(Protocol):
         ...
 
     def ray_seed(self) -> Tensor | None:
-        """A seed for all random numbers along rays, int64 [1] on the CPU, which are then computed
-        where they are used; None where they are asked for one by one."""
+        """A seed for all random numbers along rays, int64 [1] where numbers are drawn, which are
+        then computed where they are used; None where they are asked for one by one."""
         ...
 
     def beta(self, name: str, alpha: float, beta: float, shape: Shape) -> Tensor:
@@ -89,7 +89,7 @@ class RandomDraws:
 
     def ray_seed(self) -> Tensor | None:
         device = self._torch.device
-        return torch.randint(2**63 - 1, (1,), generator=self._torch, device=device).cpu()
+        return torch.randint(2**63 - 1, (1,), generator=self._torch, device=device)
 
     def beta(self, name: str, alpha: float, beta: float, shape: Shape) -> Tensor:
         return torch.from_numpy(np.asarray(self._numpy.beta(alpha, beta, size=shape)))

@@ -62,7 +62,7 @@ def draw_noise(directions: Tensor, options: RenderOptions, draws: Draws) -> RayN
     if not (noisy or random):
         return RayNoise(None, None, u, None, None)
     if (seed := draws.ray_seed()) is not None:
-        seeds = RaySeeds(seed, count, 0, random, fine if random else 0, noisy)
+        seeds = RaySeeds(seed.to(directions.device), count, 0, random, fine if random else 0, noisy)
         return RayNoise(None, None, u, None, seeds)
     if random:
         jitter = draws.uniform("jitter", (batch, count, coarse, 1), directions)[..., 0]

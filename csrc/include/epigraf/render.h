@@ -59,7 +59,7 @@ constexpr uint32_t kJitterStream = 0, kImportanceStream = 1, kCoarseNoiseStream 
 // Random numbers that are computed where they are used, from a seed: those with a flag. Ray r of
 // batch element b is ray b * total + first + r of its streams, however the rays are cut into calls.
 struct RenderSeeds {
-  uint64_t seed;
+  const uint64_t* seed;  // one, where the rays are: a captured graph draws anew when it is replayed
   int64_t first, total;
   bool jitter, u, coarse_noise, final_noise;
 };

@@ -22,13 +22,16 @@ class CellBlocks {
         side_(grid.resolution / kSide),
         blocks_(side_ * side_ * side_) {
     constexpr int64_t kInWord = kCellsOfWord / kSide;
-    const int64_t per_row = grid.resolution / kCellsOfWord;
-    for (int64_t x = 0; x < grid.resolution; ++x) {
-      for (int64_t y = 0; y < grid.resolution; ++y) {
-        const uint32_t* row = grid.words + (x * grid.resolution + y) * per_row;
-        uint8_t* to = blocks_.data() + (x / kSide * side_ + y / kSide) * side_;
-        for (int64_t z = 0; z < side_; ++z) {
-          to[z] |= (row[z / kInWord] >> (z % kInWord * kSide) & 0xffu) != 0;
+    const int64_t n = grid.resolution, per_row = n / kCellsOfWord;
+    for (int64_t column = 0; column < side_ * side_; ++column) {  // of blocks, along z
+      const int64_t x = column / side_ * kSide, y = column % side_ * kSide;
+      for (int64_t word = 0; word < per_row; ++word) {
+        uint32_t any = 0;
+        for (int64_t i = 0; i < kSide * kSide; ++i) {
+          any |= grid.words[((x + i / kSide) * n + y + i % kSide) * per_row + word];
+        }
+        for (int64_t z = 0; z < kInWord; ++z) {
+          blocks_[column * side_ + word * kInWord + z] = (any >> (z * kSide) & 0xffu) != 0;
         }
       }
     }

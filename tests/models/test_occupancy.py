@@ -17,8 +17,9 @@ from epigraf.models.occupancy import (
     sampler_text,
     scene_field,
 )
-from epigraf.models.pictures import Output, render_views
+from epigraf.models.pictures import Output
 from epigraf.models.sampling import Truncation, styles_from_seeds
+from epigraf.models.views import render_views
 from epigraf.ops.occupancy import OccupancyGrid
 from epigraf.rendering.frame import Frame
 from epigraf.rendering.renderer import activate_density

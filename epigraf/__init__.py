@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from epigraf.models.generator import Generator
     from epigraf.models.loading import LoadedModel, load
     from epigraf.models.pictures import Output
-    from epigraf.models.views import render_views
     from epigraf.models.sampling import Truncation, styles_from_seeds
+    from epigraf.models.views import render_views
     from epigraf.rendering.draws import RandomDraws, ReplayDraws
     from epigraf.rendering.frame import Box, Frame
 

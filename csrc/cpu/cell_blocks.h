@@ -1,4 +1,4 @@
-// A coarse look at an occupancy grid, for many samples at once: blocks of 8^3 cells.
+// A coarse look at an occupancy grid, for many samples at once: blocks of 4^3 cells.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace epigraf {
 template <typename T>
 class CellBlocks {
  public:
-  static constexpr int64_t kSide = 8;  // cells along the edge of a block
+  static constexpr int64_t kSide = 4;  // cells along the edge of a block
 
   CellBlocks() = default;
 
@@ -31,7 +31,8 @@ class CellBlocks {
           any |= grid.words[((x + i / kSide) * n + y + i % kSide) * per_row + word];
         }
         for (int64_t z = 0; z < kInWord; ++z) {
-          blocks_[column * side_ + word * kInWord + z] = (any >> (z * kSide) & 0xffu) != 0;
+          blocks_[column * side_ + word * kInWord + z] =
+              (any >> (z * kSide) & ((1u << kSide) - 1u)) != 0;
         }
       }
     }

@@ -203,21 +203,34 @@ struct SparseRays {
     const T ox = o[0], oy = o[1], oz = o[2], dx = d[0], dy = d[1], dz = d[2];
     const OccupancyCells<T> cells = grid;
     for (int64_t first = run.first; first < run.end; first += kLanes) {  // a row has room behind it
-      const int64_t left = run.end - first;
-      Int any = 0;  // a bit a sample
+      alignas(64) int32_t cell[kLanes];
+      int32_t any = 0;  // a bit a sample: about which the grid knows nothing
       EPIGRAF_SIMD_ANY
       for (int lane = 0; lane < kLanes; ++lane) {
         const T depth = depths[first + lane];
-        const Int wanted = may_absorb(cells, ox + dx * depth, oy + dy * depth, oz + dz * depth);
-        any |= wanted << lane;
+        bool known;
+        cell[lane] = cell_number(cells, ox + dx * depth, oy + dy * depth, oz + dz * depth, known);
+        any |= static_cast<int32_t>(!known) << lane;
       }
-      uint32_t bits = static_cast<uint32_t>(any);
+      uint32_t bits = occupied_lanes(cell) | static_cast<uint32_t>(any);
+      const int64_t left = run.end - first;
       if (left < kLanes) bits &= (1u << left) - 1u;
       for (; bits != 0; bits &= bits - 1) {
         numbers[found++] = static_cast<int32_t>(first) + __builtin_ctz(bits);
       }
     }
     return found;
+  }
+
+  // A bit for each of kLanes cells: whether it is occupied. One after the other, bits handed down:
+  // GCC's vectors of words from places in memory take twice as long.
+  EPIGRAF_HD uint32_t occupied_lanes(const int32_t* cell) const {
+    uint32_t bits = 0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const uint32_t at = static_cast<uint32_t>(cell[lane]);
+      bits = bits >> 1 | grid.words[at >> 5] >> (at & 31) << 31;
+    }
+    return bits >> (32 - kLanes);
   }
 
   // Where a ray's samples lie, as numbers of its own: what is written may not be what is read.

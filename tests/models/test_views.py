@@ -19,6 +19,7 @@ from epigraf.rendering.frame import Box, Frame
 from epigraf.rendering.trajectories import CameraPath, circle, front_circle
 from tests.models.test_pictures import failing, small
 
+
 def test_views_of_one_object_and_a_style_for_each() -> None:
     generator = small()
     ws = styles_from_seeds(generator, [0, 1])

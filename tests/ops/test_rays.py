@@ -213,9 +213,7 @@ def test_rays_through_places_are_the_loop(
         local = [torch.tensor([x, y, z]).double() for y in rows.tolist() for x in columns.tolist()]
         expected = torch.stack([matrix[:3, :3] @ (v / v.norm()) for v in local])
         tolerance = 1e-6 if dtype == torch.float32 else 1e-7  # places are float32 in the loop
-        torch.testing.assert_close(
-            directions[b].cpu().double(), expected, rtol=0, atol=tolerance
-        )
+        torch.testing.assert_close(directions[b].cpu().double(), expected, rtol=0, atol=tolerance)
         assert (origins[b] == cameras[0][b, :3, 3].to(device)).all()
 
 
@@ -231,5 +229,5 @@ def test_places_that_are_refused() -> None:
     matrix = torch.eye(4)[None]
     with pytest.raises(ValueError, match=r"columns must have shape \[W\] = \[6\], got \[2, 3\]"):
         pixel_rays(matrix, 30.0, torch.zeros(2, 3), torch.zeros(2))
-    with pytest.raises(TypeError, match="rows must be"):
+    with pytest.raises(TypeError, match="rows must have the dtype of cam2world"):
         pixel_rays(matrix, 30.0, torch.zeros(2), torch.zeros(2).double())

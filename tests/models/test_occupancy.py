@@ -14,13 +14,14 @@ from epigraf.models.occupancy import (
     grid_resolution,
     occupancy_of,
     sampler_for,
+    sampler_line,
     sampler_text,
     scene_field,
 )
 from epigraf.models.pictures import Output
 from epigraf.models.sampling import Truncation, styles_from_seeds
 from epigraf.models.views import render_views
-from epigraf.ops.occupancy import OccupancyGrid
+from epigraf.ops.occupancy import OccupancyGrid, grid_from_binaries
 from epigraf.rendering.frame import Frame
 from epigraf.rendering.renderer import activate_density
 from epigraf.rendering.trajectories import circle
@@ -102,6 +103,18 @@ def test_the_sampler_is_named(model, chosen: str, text: str):
         "render.grid_resolution=64", f"render.sampler={chosen}"
     ]).generator  # fmt: skip
     assert re.search(text, sampler_text(generator)), sampler_text(generator)
+
+
+def test_a_scene_says_what_samples_it(model, styles):
+    generator = model.generator
+    planes = generator.planes(styles, NoiseMode.CONST)
+    dense = scene_field(generator, planes)
+    assert sampler_line(dense, RenderSampler.DENSE) == "sampler   dense (render.sampler=dense)"
+    assert "so few rays" in sampler_line(dense, RenderSampler.OCCUPANCY)
+    cells = torch.zeros(1, 32, 32, 32, dtype=torch.bool)
+    cells[:, :8] = True
+    line = sampler_line(dense.prepared(grid_from_binaries(cells, 0.26)), RenderSampler.OCCUPANCY)
+    assert line == "sampler   occupancy (32^3 cells, 25% full)"
 
 
 def test_a_grid_of_other_scenes_is_refused(model, styles):

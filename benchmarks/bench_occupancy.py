@@ -20,8 +20,9 @@ from epigraf.benchmarks.runner import Case, Counts, Row, Settings, Work
 from epigraf.benchmarks.scene import Scene, Workload, make_scene
 from epigraf.config import RenderSampler
 from epigraf.models.loading import LoadedModel, load
-from epigraf.models.pictures import Output, render_views
+from epigraf.models.pictures import Output
 from epigraf.models.sampling import Truncation, styles_from_seeds
+from epigraf.models.views import render_views
 from epigraf.ops.occupancy import OccupancyGrid, grid_from_binaries, traverse_grid
 from epigraf.ops.render import FieldTensors, project_planes
 from epigraf.rendering.draws import RandomDraws

@@ -309,11 +309,11 @@ void merge_backward(const Launch& launch, const std::array<int64_t, 4>& sizes, u
            EPIGRAF_CUDA_LAUNCHER(merge_backward_cuda<T>));
 }
 
-// sizes: B, height, width, stride of fov; inputs: cam2world, fov, scales, offsets; outputs:
-// origins, directions.
+// sizes: B, height, width, stride of fov; inputs: cam2world, fov, scales, offsets, columns, rows;
+// outputs: origins, directions.
 template <typename T>
 void patch_rays(const Launch& launch, const std::array<int64_t, 4>& sizes,
-                const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
+                const std::array<uintptr_t, 6>& inputs, const std::array<uintptr_t, 2>& outputs) {
   const auto in = [&](int i) { return pointer<const T>(inputs[i]); };
   const epigraf::PatchRays<T> params{sizes[0],
                                      sizes[1],
@@ -324,7 +324,9 @@ void patch_rays(const Launch& launch, const std::array<int64_t, 4>& sizes,
                                      in(2),
                                      in(3),
                                      pointer<T>(outputs[0]),
-                                     pointer<T>(outputs[1])};
+                                     pointer<T>(outputs[1]),
+                                     in(4),
+                                     in(5)};
   dispatch(launch, params, epigraf::patch_rays_cpu<T>, EPIGRAF_CUDA_LAUNCHER(patch_rays_cuda<T>));
 }
 
@@ -599,7 +601,7 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("patch_rays",
         [](const Launch& launch, const std::array<int64_t, 4>& sizes,
-           const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
+           const std::array<uintptr_t, 6>& inputs, const std::array<uintptr_t, 2>& outputs) {
           EPIGRAF_BY_TYPE(patch_rays, launch, sizes, inputs, outputs);
         });
   // For the sizes and tensors of these three see the functions of their names.

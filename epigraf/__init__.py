@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from epigraf.models.discriminator import Discriminator
     from epigraf.models.generator import Generator
     from epigraf.models.loading import LoadedModel, load
-    from epigraf.models.pictures import Output, render_views
+    from epigraf.models.pictures import Output
     from epigraf.models.sampling import Truncation, styles_from_seeds
+    from epigraf.models.views import render_views
     from epigraf.rendering.draws import RandomDraws, ReplayDraws
     from epigraf.rendering.frame import Box, Frame
 
@@ -33,7 +34,7 @@ _EXPORTS = {
     "load": "epigraf.models.loading",
     "Truncation": "epigraf.models.sampling",
     "Output": "epigraf.models.pictures",
-    "render_views": "epigraf.models.pictures",
+    "render_views": "epigraf.models.views",
     "styles_from_seeds": "epigraf.models.sampling",
     "RandomDraws": "epigraf.rendering.draws",
     "ReplayDraws": "epigraf.rendering.draws",

@@ -1,4 +1,4 @@
-// A coarse look at an occupancy grid, for many samples at once: blocks of 8^3 cells.
+// A coarse look at an occupancy grid, for many samples at once: blocks of 4^3 cells.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace epigraf {
 template <typename T>
 class CellBlocks {
  public:
-  static constexpr int64_t kSide = 8;  // cells along the edge of a block
+  static constexpr int64_t kSide = 4;  // cells along the edge of a block
 
   CellBlocks() = default;
 
@@ -22,13 +22,17 @@ class CellBlocks {
         side_(grid.resolution / kSide),
         blocks_(side_ * side_ * side_) {
     constexpr int64_t kInWord = kCellsOfWord / kSide;
-    const int64_t per_row = grid.resolution / kCellsOfWord;
-    for (int64_t x = 0; x < grid.resolution; ++x) {
-      for (int64_t y = 0; y < grid.resolution; ++y) {
-        const uint32_t* row = grid.words + (x * grid.resolution + y) * per_row;
-        uint8_t* to = blocks_.data() + (x / kSide * side_ + y / kSide) * side_;
-        for (int64_t z = 0; z < side_; ++z) {
-          to[z] |= (row[z / kInWord] >> (z % kInWord * kSide) & 0xffu) != 0;
+    const int64_t n = grid.resolution, per_row = n / kCellsOfWord;
+    for (int64_t column = 0; column < side_ * side_; ++column) {  // of blocks, along z
+      const int64_t x = column / side_ * kSide, y = column % side_ * kSide;
+      for (int64_t word = 0; word < per_row; ++word) {
+        uint32_t any = 0;
+        for (int64_t i = 0; i < kSide * kSide; ++i) {
+          any |= grid.words[((x + i / kSide) * n + y + i % kSide) * per_row + word];
+        }
+        for (int64_t z = 0; z < kInWord; ++z) {
+          blocks_[column * side_ + word * kInWord + z] =
+              (any >> (z * kSide) & ((1u << kSide) - 1u)) != 0;
         }
       }
     }

@@ -13,12 +13,12 @@ template <typename T>
 EPIGRAF_HD void pixel_row(const PatchRays<T>& p, int64_t index) {
   const int64_t b = index / p.height, row = index % p.height;
   const PatchCamera<T> camera = patch_camera(p, b);
-  const T y = patch_place(-grid_position<T>(row, p.height), camera.scale_y, camera.offset_y);
+  const T y = place_of_row(p, camera, row);
   const T ox = camera.cam2world[3], oy = camera.cam2world[7], oz = camera.cam2world[11];
   T *origins = p.origins + index * p.width * 3, *directions = p.directions + index * p.width * 3;
   EPIGRAF_SIMD
   for (int64_t column = 0; column < p.width; ++column) {
-    const T x = patch_place(grid_position<T>(column, p.width), camera.scale_x, camera.offset_x);
+    const T x = place_of_column(p, camera, column);
     T direction[3];
     ray_direction(camera, x, y, direction);
     directions[3 * column] = direction[0];

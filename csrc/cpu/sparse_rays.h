@@ -53,8 +53,9 @@ struct SparseRays {
   std::vector<int64_t> begin, end;       // [rays of the bundle]: in `wanted`
   std::vector<int64_t> open;             // rays of the bundle that go on
   std::vector<Seen> seen;                // [rays of the bundle]
-  std::vector<Int> kept;                 // a row: whether a sample is wanted
   std::vector<int32_t> order;            // a row
+  int64_t group;                         // samples of a group (see find_runs)
+  T borders[kLanes];                     // places in [0, 1] of the ends of groups
 
   static int64_t row_length(const RenderRays<T>& r) {
     return Arena<T>::round(r.coarse + r.fine + 2 * kLanes);
@@ -78,8 +79,12 @@ struct SparseRays {
         end(most),
         open(most),
         seen(most),
-        kept(row),
         order(row) {
+    const int64_t last = p.rays.coarse - 1;
+    group = (last + kLanes - 2) / (kLanes - 1);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      borders[lane] = p.rays.even[std::min<int64_t>(lane * group, last)];
+    }
     merged = arena.take(row);
     for (T*& x : sorted) x = arena.take(row);
     const int64_t samples = most * row + kTile;
@@ -93,8 +98,6 @@ struct SparseRays {
     enter(bundle.first / p.rays.rays);
     if (bundle.count() == 0) return;
     const bool noisy = p.rays.final_noise || p.rays.seeds.final_noise;
-    for (int64_t i = 0; i < bundle.count(); ++i) march.stratify(bundle.ray(i), t + i * row);
-    find_runs(bundle);
     if (p.rays.fine == 0 && !p.march.last_back && !noisy) {
       composite_on_the_way(bundle);
     } else {
@@ -115,29 +118,52 @@ struct SparseRays {
     return p.march.last_back || (!p.march.finite_interval && p.rays.last_delta[ray] > T(0));
   }
 
+  // Whether nothing of a ray is marched.
+  EPIGRAF_HD bool nowhere(int64_t ray) const {
+    return p.march.finite_interval && p.rays.far[ray] <= p.rays.near[ray];
+  }
+
+  // Whether the depths of the first pass depend on near and far alone.
+  EPIGRAF_HD bool evenly() const { return !p.rays.jitter && !p.rays.seeds.jitter; }
+
+  // The depths at which the groups of a ray's samples end.
+  EPIGRAF_HD V ends_of_groups(int64_t ray, const T* depths) const {
+    if (evenly()) {
+      const T near = p.rays.near[ray];
+      return S::load(borders) * (p.rays.far[ray] - near) + near;
+    }
+    alignas(64) T ends[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      ends[lane] = depths[std::min<int64_t>(lane * group, p.rays.coarse - 1)];
+    }
+    return S::load(ends);
+  }
+
   // (occupancy 9): `runs` of sample numbers, the same for all rays of the bundle, outside which no
   // sample lies in an occupied cell: the samples are cut into groups, and a group is left out where
   // the box of all rays' samples in it touches no block of cells. A lane is an end of a group.
+  // Depths at `t` are read where they are not even.
   EPIGRAF_HD void find_runs(const Bundle& bundle) {
-    const int64_t last = p.rays.coarse - 1, size = (last + kLanes - 2) / (kLanes - 1);
     V low[3], high[3], doubt{};
     for (int axis = 0; axis < 3; ++axis) low[axis] = S::splat(kFar), high[axis] = S::splat(-kFar);
+    bool any = false;
     for (int64_t i = 0; i < bundle.count(); ++i) {
-      const T *o = p.rays.origins + 3 * bundle.ray(i), *d = p.rays.directions + 3 * bundle.ray(i);
-      alignas(64) T ends[kLanes];
-      for (int lane = 0; lane < kLanes; ++lane) {
-        ends[lane] = t[i * row + std::min<int64_t>(lane * size, last)];
-      }
+      const int64_t ray = bundle.ray(i);
+      if (nowhere(ray)) continue;
+      any = true;
+      const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
+      const V ends = ends_of_groups(ray, t + i * row);
       EPIGRAF_UNROLL
       for (int axis = 0; axis < 3; ++axis) {
-        const V x = S::load(ends) * d[axis] + o[axis];
+        const V x = ends * d[axis] + o[axis];
         low[axis] = choose(x < low[axis], x, low[axis]);
         high[axis] = choose(x > high[axis], x, high[axis]);
         doubt += x - x;  // NaN, as only NaN and infinity make it
       }
     }
     runs.clear();
-    for (int g = 0; g + 1 < kLanes && g * size <= last; ++g) {
+    const int64_t last = p.rays.coarse - 1;
+    for (int g = 0; any && g + 1 < kLanes && g * group <= last; ++g) {
       T from[3], to[3];
       for (int axis = 0; axis < 3; ++axis) {
         from[axis] = std::min(low[axis][g], low[axis][g + 1]);
@@ -145,8 +171,8 @@ struct SparseRays {
       }
       const bool known = doubt[g] == T(0) && doubt[g + 1] == T(0);
       if (known && !blocks.touch(from, to)) continue;
-      const bool final = (g + 1) * size >= last;
-      add_run({g * size, final ? last + 1 : (g + 1) * size});
+      const bool final = (g + 1) * group >= last;
+      add_run({g * group, final ? last + 1 : (g + 1) * group});
     }
   }
 
@@ -176,21 +202,35 @@ struct SparseRays {
     const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
     const T ox = o[0], oy = o[1], oz = o[2], dx = d[0], dy = d[1], dz = d[2];
     const OccupancyCells<T> cells = grid;
-    Int *to = kept.data(), any = 0;
     for (int64_t first = run.first; first < run.end; first += kLanes) {  // a row has room behind it
+      alignas(64) int32_t cell[kLanes];
+      int32_t any = 0;  // a bit a sample: about which the grid knows nothing
       EPIGRAF_SIMD_ANY
-      for (int64_t k = first; k < first + kLanes; ++k) {
-        const T depth = depths[k];
-        to[k] = may_absorb(cells, ox + dx * depth, oy + dy * depth, oz + dz * depth);
-        any |= to[k];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const T depth = depths[first + lane];
+        bool known;
+        cell[lane] = cell_number(cells, ox + dx * depth, oy + dy * depth, oz + dz * depth, known);
+        any |= static_cast<int32_t>(!known) << lane;
+      }
+      uint32_t bits = occupied_lanes(cell) | static_cast<uint32_t>(any);
+      const int64_t left = run.end - first;
+      if (left < kLanes) bits &= (1u << left) - 1u;
+      for (; bits != 0; bits &= bits - 1) {
+        numbers[found++] = static_cast<int32_t>(first) + __builtin_ctz(bits);
       }
     }
-    if (any == 0) return found;
-    for (int64_t k = run.first; k < run.end; ++k) {
-      numbers[found] = static_cast<int32_t>(k);
-      found += to[k];
-    }
     return found;
+  }
+
+  // A bit for each of kLanes cells: whether it is occupied. One after the other, bits handed down:
+  // GCC's vectors of words from places in memory take twice as long.
+  EPIGRAF_HD uint32_t occupied_lanes(const int32_t* cell) const {
+    uint32_t bits = 0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const uint32_t at = static_cast<uint32_t>(cell[lane]);
+      bits = bits >> 1 | grid.words[at >> 5] >> (at & 31) << 31;
+    }
+    return bits >> (32 - kLanes);
   }
 
   // Where a ray's samples lie, as numbers of its own: what is written may not be what is read.
@@ -243,15 +283,19 @@ struct SparseRays {
   // -------------------------
 
   EPIGRAF_HD void composite_on_the_way(const Bundle& bundle) {
+    const int64_t count = bundle.count(), coarse = p.rays.coarse;
+    const bool even = evenly();
+    for (int64_t i = 0; i < count && !even; ++i) march.stratify(bundle.ray(i), t + i * row);
+    find_runs(bundle);
     int64_t going = 0;
-    for (int64_t i = 0; i < bundle.count(); ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       const int64_t ray = bundle.ray(i);
       seen[i] = {1, {0, 0, 0}, 0, 0};
       begin[i] = end[i] = i * row;
-      const bool nowhere = p.march.finite_interval && p.rays.far[ray] <= p.rays.near[ray];
-      if (!nowhere) {
-        end[i] += find_wanted(ray, t + i * row, p.rays.coarse, last_counts(ray), &wanted[i * row]);
-      }
+      const bool last = last_counts(ray);
+      if (nowhere(ray) || (runs.empty() && !last)) continue;
+      if (even) march.stratify(ray, t + i * row);
+      end[i] += find_wanted(ray, t + i * row, coarse, last, &wanted[i * row]);
       open[going] = i;
       going += begin[i] < end[i];
     }
@@ -268,16 +312,20 @@ struct SparseRays {
 
   // The next samples of the rays that go on, and minus their intervals in `decay`.
   EPIGRAF_HD int64_t list_next(const Bundle& bundle, int64_t going) {
+    const int64_t coarse = p.rays.coarse;
     int64_t listed = 0;
     for (int64_t j = 0; j < going; ++j) {
       const int64_t i = open[j], ray = bundle.ray(i), stop = next_stop(i);
-      const T *depths = t + i * row, far = p.rays.far[ray], last = p.rays.last_delta[ray];
+      const T* depths = t + i * row;
       const Line line = line_of(ray);
       for (int64_t at = begin[i]; at < stop; ++at, ++listed) {
         const int64_t k = wanted[at];
         list(listed, line, depths[k]);
-        decay[listed] = -render_delta(depths, k, p.rays.coarse, p.march.finite_interval, far, last);
+        decay[listed] = depths[k] - depths[k + 1];  // a row has room behind it
       }
+      if (wanted[stop - 1] + 1 < coarse) continue;
+      decay[listed - 1] = -render_delta(depths, coarse - 1, coarse, p.march.finite_interval,
+                                        p.rays.far[ray], p.rays.last_delta[ray]);
     }
     return listed;
   }
@@ -298,14 +346,16 @@ struct SparseRays {
     int64_t left = 0, listed = 0;
     for (int64_t j = 0; j < going; ++j) {
       const int64_t i = open[j], stop = next_stop(i), some = stop - begin[i];
-      for (int64_t s = 0; s < some && !(seen[i].light < dark); ++s) {
-        absorb_sample(seen[i], listed + s, t[i * row + wanted[begin[i] + s]],
-                      wanted[begin[i] + s] + 1 == p.rays.coarse);
+      Seen now = seen[i];
+      for (int64_t s = 0; s < some && !(now.light < dark); ++s) {
+        const int64_t k = wanted[begin[i] + s];
+        absorb_sample(now, listed + s, t[i * row + k], k + 1 == p.rays.coarse);
       }
+      seen[i] = now;
       listed += some;
       begin[i] = stop;
       open[left] = i;
-      left += stop < end[i] && !(seen[i].light < dark);  // NaN is not dark
+      left += stop < end[i] && !(now.light < dark);  // NaN is not dark
     }
     return left;
   }
@@ -324,6 +374,8 @@ struct SparseRays {
 
   EPIGRAF_HD void forward_in_passes(const Bundle& bundle) {
     const int64_t n = p.rays.coarse, fresh = p.rays.fine, count = bundle.count();
+    for (int64_t i = 0; i < count; ++i) march.stratify(bundle.ray(i), t + i * row);
+    find_runs(bundle);
     for (int o = 0; o < kOutputs; ++o) {
       std::fill_n(all[o], count * row,
                   o + 1 < kOutputs ? T(0) : -std::numeric_limits<T>::infinity());

@@ -12,8 +12,7 @@ __global__ void __launch_bounds__(kBlockThreads) patch_rays_kernel(PatchRays<T> 
   if (ray >= p.batch * p.height * p.width) return;
   const int64_t row = ray / p.width % p.height, column = ray % p.width;
   const PatchCamera<T> camera = patch_camera(p, ray / (p.width * p.height));
-  const T x = patch_place(grid_position<T>(column, p.width), camera.scale_x, camera.offset_x);
-  const T y = patch_place(-grid_position<T>(row, p.height), camera.scale_y, camera.offset_y);
+  const T x = place_of_column(p, camera, column), y = place_of_row(p, camera, row);
   ray_direction(camera, x, y, p.directions + 3 * ray);
   for (int i = 0; i < 3; ++i) p.origins[3 * ray + i] = camera.cam2world[4 * i + 3];
 }

@@ -24,6 +24,7 @@ class Meter:
     def __init__(self, what: str, total: float, live: bool | None = None) -> None:
         self._what, self._total, self._done = what, max(total, 1e-9), 0.0
         self._began = self._spoke = time.monotonic()
+        self._noted = False
         self._bar: Progress | None = None
         if sys.stderr.isatty() if live is None else live:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -57,6 +58,12 @@ class Meter:
             self._spoke = now
             share, seconds = self._done / self._total, now - self._began
             typer.echo(f"{self._what}: {share:.0%} in {seconds:.0f} s", err=True)
+
+    def note(self, text: str) -> None:
+        """Print a line, above the bar, unless a note was printed before."""
+        if not self._noted:
+            self._noted = True
+            self.say(text)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar."""

@@ -16,7 +16,9 @@ from epigraf.cli.values import parse_crop, parse_outputs
 from epigraf.config import RenderSampler
 from epigraf.errors import EpigrafError
 from epigraf.models.loading import LoadedModel
-from epigraf.models.pictures import Output, Picture, render_views
+from epigraf.models.occupancy import sampler_line
+from epigraf.models.pictures import Output, Picture
+from epigraf.models.views import render_scene, scenes_of
 from epigraf.rendering.budget import RayBudget
 from epigraf.rendering.frame import Frame
 from epigraf.rendering.trajectories import CameraPath
@@ -72,14 +74,17 @@ def views_of(
     budget: RayBudget | None = None,
     sampler: RenderSampler | None = None,
 ) -> Iterator[Picture]:
-    """The views of one cell (styles and sampler as for `render_views`), one unit of the meter
-    each."""
-    outputs = needed(shot.outputs)
+    """The views of one cell (styles and sampler as for `render_views`), one unit of the meter each;
+    what samples the first cell's rays is noted where someone chose it."""
+    outputs, chosen = needed(shot.outputs), sampler or loaded.config.render.sampler
     budget = budget or meter_budget(loaded, meter)
-    return render_views(
-        loaded.generator, ws, shot.cameras, shot.frame, outputs,
-        sampler=sampler, budget=budget, on_tile=meter.advance,
-    )  # fmt: skip
+    scenes = scenes_of(loaded.generator, ws, shot.cameras, shot.frame, chosen)
+    for scene, cameras in scenes:
+        if chosen is not None:
+            meter.note(sampler_line(scene.field, chosen))
+        yield from render_scene(
+            scene, cameras, shot.frame, outputs, budget=budget, on_tile=meter.advance
+        )
 
 
 def shaded(view: Picture, shot: Shot, index: int) -> list[np.ndarray]:

@@ -56,6 +56,17 @@ def sampler_text(generator: Generator) -> str:
     return f"occupancy ({grid}); dense where a scene is asked for fewer than {few:,} samples"
 
 
+def sampler_line(field: TriPlaneField, asked: RenderSampler) -> str:
+    """What samples the rays of a scene where `asked` was asked for, and why, in one line."""
+    grid = field.grid
+    if grid is not None:
+        name = "nerfacc" if asked is RenderSampler.NERFACC else "occupancy"
+        return f"sampler   {name} ({grid.resolution}^3 cells, {float(grid.share[0]):.0%} full)"
+    if asked is RenderSampler.DENSE:
+        return "sampler   dense (render.sampler=dense)"
+    return "sampler   dense (so few rays an object that a grid would cost more than it saves)"
+
+
 @torch.no_grad()
 def occupancy_of(generator: Generator, field: TriPlaneField) -> OccupancyGrid:
     """The occupancy grid of a generator's field: of the ball of the object where the model has one,

@@ -9,7 +9,7 @@ its order of sums with the number of rays in a tile (docs/pictures.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -21,7 +21,7 @@ from epigraf.config import RenderSampler
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.decoder import TriPlaneField
 from epigraf.models.generator import Generator, View
-from epigraf.models.occupancy import sampler_for, scene_field
+from epigraf.models.occupancy import scene_field
 from epigraf.rendering.budget import RayBudget
 from epigraf.rendering.camera import cam2world, clamp_pitch, roll_cameras
 from epigraf.rendering.draws import RandomDraws
@@ -143,7 +143,7 @@ def render_picture(
             waiting += smaller[::-1]
             continue
         try:
-            part = _render_tile(scene, camera, frame, tile, outputs, budget.rays)
+            (part,) = render_tile(scene, [camera], frame, tile, outputs, budget.rays)
         except (MemoryError, RuntimeError) as error:
             budget.halve(error)
             waiting.append(tile)
@@ -152,49 +152,6 @@ def render_picture(
         if on_tile is not None:
             on_tile(tile.width * tile.height / (box.width * box.height))
     return picture
-
-
-def render_views(
-    generator: Generator,
-    ws: Tensor,
-    cameras: CameraPath,
-    frame: Frame | None = None,
-    outputs: Collection[Output] = (Output.COLOR,),
-    *,
-    sampler: RenderSampler | None = None,
-    budget: RayBudget | None = None,
-    on_tile: Callable[[float], None] | None = None,
-) -> Iterator[Picture]:
-    """Render one picture a camera, one after the other.
-
-    Args:
-        generator: in eval mode.
-        ws: [1, num_ws, w_dim], one object seen from all cameras (its planes are computed once), or
-            [V, num_ws, w_dim], a style for each camera.
-        cameras: V cameras.
-        frame: None is a whole picture of the data set's resolution.
-        sampler: None is the configuration's, or dense. Where an occupancy grid would cost more
-            than it saves there is none (`sampler_for`).
-        outputs, budget, on_tile: as for `render_picture`.
-
-    Raises:
-        ValueError: neither one style nor one for each camera.
-    """
-    if ws.shape[0] not in (1, len(cameras)):
-        raise ValueError(
-            f"render_views: ws must hold 1 or {len(cameras)} styles, got {ws.shape[0]}"
-        )
-    frame = frame or Frame(generator.img_resolution)
-    budget = budget or RayBudget(device=ws.device)
-    rays = frame.box.width * frame.box.height * frame.supersample**2
-    rays *= len(cameras) if ws.shape[0] == 1 else 1
-    sampler = sampler_for(generator, sampler or generator.cfg.render.sampler, rays)
-    scene: Scene | None = None
-    for i in range(len(cameras)):
-        if scene is None or ws.shape[0] > 1:
-            scene = scene_of(generator, ws[min(i, ws.shape[0] - 1)][None], sampler)
-        camera = camera_at(scene, cameras, i)
-        yield render_picture(scene, camera, frame, outputs, budget=budget, on_tile=on_tile)
 
 
 def _paste(picture: Picture, part: Picture, box: Box, tile: Box) -> None:
@@ -206,17 +163,22 @@ def _paste(picture: Picture, part: Picture, box: Box, tile: Box) -> None:
         picture[output][:, y : y + tile.height, x : x + tile.width] = values
 
 
-def _render_tile(
+@torch.no_grad()
+def render_tile(
     scene: Scene,
-    camera: Camera,
+    cameras: Sequence[Camera],
     frame: Frame,
     tile: Box,
     outputs: Collection[Output],
     max_rays: int,
-) -> Picture:
-    """The outputs [C, h, w] of a tile, on the CPU."""
-    rays = frame_rays(camera.matrix, camera.fov, frame, tile)
-    options = _options(scene, camera, tile.width * frame.supersample, max_rays)
+) -> list[Picture]:
+    """The outputs [C, h, w] of a tile of each camera's view, on the CPU. The cameras are equally
+    far away."""
+    matrices = torch.cat([camera.matrix for camera in cameras])
+    fov = torch.tensor([camera.fov for camera in cameras])
+    views = frame_rays(matrices, fov, frame, tile)
+    rays = Rays(*(x.flatten(0, 1)[None] for x in views))
+    options = _options(scene, cameras[0], tile.width * frame.supersample, max_rays)
     seen = _march(scene, rays, options, outputs)
     if scene.has_background and {Output.COLOR, Output.BACKGROUND} & set(outputs):
         behind = _background(scene, rays, frame, tile, options)
@@ -224,12 +186,15 @@ def _render_tile(
         if Output.COLOR in outputs:
             seen["color"] = seen["color"] + behind * seen.pop("through")
     if Output.NORMAL in outputs:
-        world = expected_normals(scene.field, rays, options, draws=RandomDraws(0))
-        seen["normal"] = world @ camera.matrix[:, :3, :3]
+        seen["normal"] = expected_normals(scene.field, rays, options, draws=RandomDraws(0))
     if Output.DENSITY in outputs:
-        seen["density"] = _section(scene, rays, camera, options)
-    pooled = {name: box_filter(x, tile, frame.supersample)[0] for name, x in seen.items()}
-    return {output: _finish(output, pooled).float().cpu() for output in outputs}
+        seen["density"] = _section(scene, rays, matrices, options)
+    each = {name: x.view(len(cameras), -1, x.shape[-1]) for name, x in seen.items()}
+    if Output.NORMAL in outputs:
+        each["normal"] = each["normal"] @ matrices[:, :3, :3]
+    pooled = {name: box_filter(x, tile, frame.supersample) for name, x in each.items()}
+    done = {output: _finish(output, pooled).float().cpu().contiguous() for output in outputs}
+    return [{output: x[i] for output, x in done.items()} for i in range(len(cameras))]
 
 
 def _march(
@@ -238,18 +203,19 @@ def _march(
     """What rays collect in front of the background, by name, each [1, R, C]."""
     if not _MARCHED & set(outputs):
         return {}
-    white = options.white_back
     rendered = render_rays(scene.field, rays, options, draws=RandomDraws(0))
     opacity = rendered.opacity[..., None]
-    solid = torch.ones_like(opacity) if options.last_back else opacity
-    return {
+    seen = {
         "color": rendered.features,
-        "front": rendered.features - (1 - opacity) if white else rendered.features,
         "depth": rendered.depth[..., None],
         "opacity": opacity,
-        "alpha": solid,
         "through": rendered.transmittance[..., None],
     }
+    if Output.FOREGROUND in outputs:
+        white = 1 - opacity if options.white_back else 0
+        seen["front"] = rendered.features - white
+        seen["alpha"] = torch.ones_like(opacity) if options.last_back else opacity
+    return seen
 
 
 def _options(scene: Scene, camera: Camera, row_length: int, max_rays: int) -> RenderOptions:
@@ -265,7 +231,7 @@ def _options(scene: Scene, camera: Camera, row_length: int, max_rays: int) -> Re
 def _background(
     scene: Scene, rays: Rays, frame: Frame, tile: Box, options: RenderOptions
 ) -> Tensor:
-    """Colours [1, R, 3] of the background model."""
+    """Colours [1, R, 3] of the background model; rays of several views lie behind each other."""
     generator = scene.generator
     if generator.background is not None:
         ws = scene.ws[:, generator.backbone.num_ws :]
@@ -281,12 +247,16 @@ def _background(
     y = pixel_places(frame.side, tile.top, tile.height, k).to(flat)
     places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
     picture = F.grid_sample(flat, places, padding_mode="border", align_corners=True)
-    return picture.flatten(2).transpose(1, 2)
+    each = picture.flatten(2).transpose(1, 2)
+    return each.repeat(1, rays.directions.shape[1] // each.shape[1], 1)
 
 
-def _section(scene: Scene, rays: Rays, camera: Camera, options: RenderOptions) -> Tensor:
-    """Densities [1, R, 1] where rays cross the plane through the origin that faces the camera."""
-    t = camera.radius / -(rays.directions * camera.matrix[:, None, :3, 2]).sum(-1, keepdim=True)
+def _section(scene: Scene, rays: Rays, matrices: Tensor, options: RenderOptions) -> Tensor:
+    """Densities [1, V R, 1] where the rays of V cameras [V, 4, 4] cross the plane through the
+    origin that faces their camera."""
+    backward = matrices[:, :3, 2].repeat_interleave(rays.origins.shape[1] // len(matrices), dim=0)
+    distance = (rays.origins * backward).sum(-1, keepdim=True)
+    t = distance / -(rays.directions * backward).sum(-1, keepdim=True)
     points = rays.origins + t * rays.directions
     sigma = activate_density(scene.field.density_raw(points), options)[..., None]
     if options.object_radius is None:
@@ -295,13 +265,13 @@ def _section(scene: Scene, rays: Rays, camera: Camera, options: RenderOptions) -
 
 
 def _finish(output: Output, pooled: dict[str, Tensor]) -> Tensor:
-    """One output [C, h, w] from the means over pixels."""
+    """One output [V, C, h, w] from the means over pixels."""
     if output is Output.DEPTH:
         opacity = pooled["opacity"]
         return torch.where(opacity > EMPTY, pooled["depth"] / opacity.clamp_min(EMPTY), 0)
     if output is Output.FOREGROUND:
         alpha = pooled["alpha"]
         straight = pooled["front"] / alpha.clamp_min(EMPTY)
-        return torch.cat([torch.where(alpha > EMPTY, straight, 0), alpha])
+        return torch.cat([torch.where(alpha > EMPTY, straight, 0), alpha], dim=1)
     names = {Output.RAW_DEPTH: "depth", Output.BACKGROUND: "behind"}
     return pooled[names.get(output, output.value)]

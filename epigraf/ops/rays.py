@@ -41,8 +41,40 @@ def patch_rays(
     wants_grad = any(x is not None and x.requires_grad for x in inputs)
     if (wants_grad and torch.is_grad_enabled()) or not _native.runs_native(cam2world):
         return _patch_rays_reference(cam2world, fov, height, width, scales, offsets)
-    batch = len(cam2world)
+    return _native_rays((height, width), (*inputs, None, None))
+
+
+def pixel_rays(
+    cam2world: Tensor, fov_degrees: float | Tensor, columns: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions, both [B, H W, 3], through places of the image plane (rays 2, 4,
+    5): columns [W] are x to the right, rows [H] are y upwards, -1 and 1 at the frustum's edges.
+
+    cam2world and fov_degrees as for `patch_rays`. A ray depends on its own place alone, to the last
+    bit. Without gradients.
+    Raises ValueError for a wrong shape or device, TypeError for a wrong dtype.
+    """
+    fov = torch.as_tensor(fov_degrees, dtype=cam2world.dtype, device=cam2world.device).reshape(-1)
+    op = "pixel_rays"
+    _check(cam2world, fov, (0, 0), None, None, op)
+    for name, places, legend in (("columns", columns, "[W]"), ("rows", rows, "[H]")):
+        check_shape(op, name, places, legend, (places.numel(),))
+        check_like(op, name, places, "cam2world", cam2world)
+    inputs = tuple(x.detach() for x in (cam2world, fov, columns, rows))
+    if _native.runs_native(cam2world):
+        return _native_rays((len(rows), len(columns)), (*inputs[:2], None, None, *inputs[2:]))
+    matrices, fov, columns, rows = inputs
+    origins, directions = _through(matrices, fov, columns[None], rows[None])
+    return origins, directions
+
+
+def _native_rays(size: tuple[int, int], inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+    """Rays of `size` pixels; inputs: cam2world, fov, scales, offsets, columns, rows."""
     inputs = tuple(None if x is None else x.contiguous() for x in inputs)
+    cam2world, fov = inputs[:2]
+    assert cam2world is not None
+    assert fov is not None
+    batch, (height, width) = len(cam2world), size
     outputs = [cam2world.new_empty(batch, height * width, 3) for _ in range(2)]
     _native.core().patch_rays(
         _native.launch(cam2world),
@@ -68,13 +100,18 @@ def _patch_rays_reference(
     if scales is not None and offsets is not None:
         x = (x + 1) * scales[:, :1] - 1 + 2 * offsets[:, :1]
         y = (y + 1) * scales[:, 1:] - 1 + 2 * offsets[:, 1:]
+    return _through(cam2world, fov, x, y)
+
+
+def _through(cam2world: Tensor, fov: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Rays through places x [B or 1, W] and y [B or 1, H]; fov is [B] or [1]."""
     z = -1 / torch.tan(fov * (math.pi / 360))
-    shape = (len(cam2world), height, width)
+    shape = (len(cam2world), y.shape[1], x.shape[1])
     grid = torch.stack(
         [x[:, None, :].expand(shape), y[:, :, None].expand(shape), z[:, None, None].expand(shape)],
         dim=-1,
     )
-    local = F.normalize(grid.view(len(cam2world), height * width, 3), dim=-1)
+    local = F.normalize(grid.view(len(cam2world), shape[1] * shape[2], 3), dim=-1)
     directions = local @ cam2world[:, :3, :3].transpose(1, 2)
     return cam2world[:, None, :3, 3].expand_as(directions), directions
 
@@ -85,8 +122,8 @@ def _check(
     size: tuple[int, int],
     scales: Tensor | None,
     offsets: Tensor | None,
+    op: str = "patch_rays",
 ) -> None:
-    op = "patch_rays"
     check_floating(op, "cam2world", cam2world)
     if cam2world.ndim != 3 or cam2world.shape[1:] != (4, 4):
         raise ValueError(f"{op}: cam2world must have shape [B, 4, 4], got {list(cam2world.shape)}")

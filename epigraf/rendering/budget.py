@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-CPU_RAYS, GPU_RAYS = 65_536, 262_144
+CPU_RAYS, GPU_RAYS = 262_144, 262_144
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
 
 

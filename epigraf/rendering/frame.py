@@ -7,12 +7,12 @@ or a tile sees the same rays, bit for bit, as the whole.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from epigraf.ops.rays import pixel_rays
 from epigraf.rendering.rays import Rays
 
 _TILE_ROWS = 16  # of a wide picture: the fused renderer works through blocks of pixels
@@ -78,24 +78,21 @@ def pixel_places(side: int, start: int, count: int, supersample: int) -> Tensor:
     return pixel * (2 / (side - 1)) - 1 if side > 1 else pixel * 2
 
 
-def frame_rays(cam2world: Tensor, fov_degrees: float, frame: Frame, box: Box) -> Rays:
+def frame_rays(cam2world: Tensor, fov_degrees: float | Tensor, frame: Frame, box: Box) -> Rays:
     """Rays [B, H K W K, 3] of cameras [B, 4, 4] through the pixels of a box of the frame.
 
-    `fov_degrees` is the full angle of view. Computed in float64 and rounded to the dtype of
-    cam2world: the same as `patch_rays` of the whole picture but for rounding.
+    `fov_degrees` is the full angle of view, one number or [B]. Places are computed in float64, rays
+    in the dtype of cam2world: the same as `patch_rays` of the whole picture but for rounding.
     """
-    k, device = frame.supersample, cam2world.device
-    x = pixel_places(frame.side, box.left, box.width, k).to(device)
-    y = -pixel_places(frame.side, box.top, box.height, k).to(device)
-    z = -1 / math.tan(math.radians(fov_degrees) / 2)
-    right, up, back, origin = cam2world.double()[:, None, None, :3].unbind(-1)  # [B, 1, 1, 3] each
-    directions = x[:, None] * right + (y[:, None, None] * up + z * back)
-    directions = directions / directions.square().sum(-1, keepdim=True).sqrt()
-    directions = directions.flatten(1, 2).to(cam2world.dtype)
-    return Rays(origin[:, 0].to(cam2world.dtype).expand_as(directions).contiguous(), directions)
+    k = frame.supersample
+    columns = pixel_places(frame.side, box.left, box.width, k).to(cam2world)
+    rows = -pixel_places(frame.side, box.top, box.height, k).to(cam2world)
+    return Rays(*pixel_rays(cam2world, fov_degrees, columns, rows))
 
 
 def box_filter(values: Tensor, box: Box, supersample: int) -> Tensor:
     """Values [B, H K W K, C] of the rays of a box as pictures [B, C, H, W]: means of K x K."""
+    if supersample == 1:
+        return values.unflatten(1, (box.height, box.width)).permute(0, 3, 1, 2)
     pixels = values.unflatten(1, (box.height, supersample, box.width, supersample))
     return pixels.mean(dim=(2, 4)).permute(0, 3, 1, 2)

@@ -32,7 +32,7 @@ from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
 INFINITE_DELTA = 1e10
 CLOSED_DELTA = 1e-3  # last interval in front of a background model
-_FUSED_RAYS = 65536
+_FUSED_RAYS = 262_144
 
 
 class FieldSample(NamedTuple):
@@ -270,7 +270,8 @@ def _march_fused(
         raise TypeError("render_rays: the fused renderer cannot read this field")
     segment = ray_segment(rays, options.near, options.far, options.object_radius)
     like = segment.near
-    last = _last_delta(segment.far[..., None], segment, options)  # of a finite march: not read
+    finite = options.last_interval is LastInterval.FINITE  # then the last interval is not read
+    last = 0.0 if finite else _last_delta(segment.far[..., None], segment, options)
     ray_tensors = RayTensors(
         origins=rays.origins,
         directions=rays.directions,
@@ -303,13 +304,21 @@ def _march_of(options: RenderOptions, early_stop_eps: float) -> March:
 
 def _rendered(result: Composite | RenderedRays, options: RenderOptions) -> Rendered:
     """White behind what the rays have not absorbed, and what a background shows through."""
-    features = result.features
+    features, empty = result.features, 1 - result.opacity
     if options.white_back or options.black_back:
-        empty = (1 - result.opacity)[..., None]
-        features = features + (empty if options.white_back else -empty)
+        features = _add_everywhere(features, empty if options.white_back else -empty)
     finite = options.midpoints or options.last_interval is LastInterval.FINITE
-    behind = (1 - result.opacity) if finite else result.transmittance
+    behind = empty if finite else result.transmittance
     return Rendered(features, result.depth, result.opacity, behind)
+
+
+def _add_everywhere(features: Tensor, light: Tensor) -> Tensor:
+    """Features [B, R, 3] plus light [B, R]. Without gradients channel after channel in memory, as a
+    picture is: that is several times as fast, and spares the picture a copy."""
+    if torch.is_grad_enabled():
+        return features + light[..., None]
+    planar = features.new_empty(features.mT.shape)
+    return torch.add(features.mT, light[:, None], out=planar).mT
 
 
 def _present(value: Tensor | None) -> Tensor:

@@ -25,3 +25,11 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
         meter.advance(1)
         meter.say("smaller tiles")
     assert "smaller tiles" in capsys.readouterr().err
+
+
+def test_only_the_first_note_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with Meter("filming", 2, live=False) as meter:
+        meter.note("first")
+        meter.note("second")
+        meter.say("third")
+    assert capsys.readouterr().err == "first\nthird\n"

@@ -14,12 +14,14 @@ from epigraf.models.occupancy import (
     grid_resolution,
     occupancy_of,
     sampler_for,
+    sampler_line,
     sampler_text,
     scene_field,
 )
-from epigraf.models.pictures import Output, render_views
+from epigraf.models.pictures import Output
 from epigraf.models.sampling import Truncation, styles_from_seeds
-from epigraf.ops.occupancy import OccupancyGrid
+from epigraf.models.views import render_views
+from epigraf.ops.occupancy import OccupancyGrid, grid_from_binaries
 from epigraf.rendering.frame import Frame
 from epigraf.rendering.renderer import activate_density
 from epigraf.rendering.trajectories import circle
@@ -50,7 +52,7 @@ def test_pictures_through_the_grid_are_those_of_all_samples(model, styles):
     ]
     assert not torch.equal(*films)  # something was skipped
     error = ((films[0] - films[1]) / 2).square().mean().item()
-    assert -10 * math.log10(error) > 50
+    assert -10 * math.log10(error) > 45
 
 
 def test_no_density_above_the_threshold_lies_in_an_empty_cell(model, styles):
@@ -66,7 +68,7 @@ def test_no_density_above_the_threshold_lies_in_an_empty_cell(model, styles):
         sigma = activate_density(field.density_raw(points), generator.render_options(View()))
     diagonal = math.sqrt(3) * 0.52 / 64
     alpha = 1 - torch.exp(-sigma * diagonal)
-    assert alpha[~may_absorb(grid, points)].max() < 0.02
+    assert alpha[~may_absorb(grid, points)].max() < 0.03
 
 
 def test_a_grid_is_not_made_where_it_cannot_pay(model):
@@ -89,7 +91,7 @@ def test_the_resolution_follows_the_planes():
 @pytest.mark.parametrize(
     ("chosen", "text"),
     [
-        ("null", "dense; occupancy .64.3 cells, alpha_thre 0.02. where it is asked for"),
+        ("null", "dense; occupancy .64.3 cells, alpha_thre 0.03. where it is asked for"),
         ("dense", "dense .render.sampler=dense."),
         ("occupancy", "occupancy .64.3 cells.*fewer than 1,07"),
     ],
@@ -101,6 +103,18 @@ def test_the_sampler_is_named(model, chosen: str, text: str):
         "render.grid_resolution=64", f"render.sampler={chosen}"
     ]).generator  # fmt: skip
     assert re.search(text, sampler_text(generator)), sampler_text(generator)
+
+
+def test_a_scene_says_what_samples_it(model, styles):
+    generator = model.generator
+    planes = generator.planes(styles, NoiseMode.CONST)
+    dense = scene_field(generator, planes)
+    assert sampler_line(dense, RenderSampler.DENSE) == "sampler   dense (render.sampler=dense)"
+    assert "so few rays" in sampler_line(dense, RenderSampler.OCCUPANCY)
+    cells = torch.zeros(1, 32, 32, 32, dtype=torch.bool)
+    cells[:, :8] = True
+    line = sampler_line(dense.prepared(grid_from_binaries(cells, 0.26)), RenderSampler.OCCUPANCY)
+    assert line == "sampler   occupancy (32^3 cells, 25% full)"
 
 
 def test_a_grid_of_other_scenes_is_refused(model, styles):

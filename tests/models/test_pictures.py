@@ -17,7 +17,6 @@ from epigraf.models.pictures import (
     Scene,
     camera_at,
     render_picture,
-    render_views,
     scene_of,
 )
 from epigraf.models.sampling import styles_from_seeds
@@ -25,7 +24,7 @@ from epigraf.rendering.budget import RayBudget
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.frame import Box, Frame
 from epigraf.rendering.renderer import activate_density
-from epigraf.rendering.trajectories import CameraPath, circle, front_circle, still
+from epigraf.rendering.trajectories import CameraPath, still
 
 ALL = tuple(output for output in Output if output is not Output.BACKGROUND)
 FOV, YAW, PITCH = 30.0, 0.4, 1.2
@@ -218,25 +217,3 @@ def test_other_errors_and_memory_that_never_suffices_are_raised(
             patch.setattr(pictures, "render_rays", failing(0, error))
             with pytest.raises(type(error)):
                 render_picture(one, camera_at(one, PATH, 0), Frame(4))
-
-
-def test_views_of_one_object_and_a_style_for_each() -> None:
-    generator = small()
-    ws = styles_from_seeds(generator, [0, 1])
-    cameras = front_circle(12.0, 3)
-    views = list(render_views(generator, ws[:1], cameras, Frame(6)))
-    for i, view in enumerate(views):
-        expected = generator.synthesis(
-            ws[:1],
-            cameras.angles[i : i + 1].float(),
-            View(fov=float(cameras.fov[i]), resolution=6, deterministic=True),
-            noise_mode=NoiseMode.CONST,
-            draws=RandomDraws(99),
-        )
-        torch.testing.assert_close(view[Output.COLOR], expected.image[0], atol=1e-5, rtol=0)
-    both = [view[Output.COLOR] for view in render_views(generator, ws, circle(12.0, 2))]
-    for i in range(2):
-        alone = list(render_views(generator, ws[i : i + 1], circle(12.0, 2)))[i]
-        assert torch.equal(both[i], alone[Output.COLOR])
-    with pytest.raises(ValueError, match="1 or 3 styles, got 2"):
-        list(render_views(generator, ws, circle(12.0, 3)))

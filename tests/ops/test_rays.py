@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from epigraf.ops import patch_rays, use_reference
+from epigraf.ops.rays import pixel_rays
 
 
 def make_cameras(batch: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
@@ -193,3 +194,40 @@ def test_wrong_dtypes() -> None:
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         patch_rays(M, 30.0, 4, 4, S.double(), S)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rays_through_places_are_the_loop(
+    backend: str, device: torch.device, dtype: torch.dtype
+) -> None:
+    """The loop takes a place x as the column of a patch that begins and ends there."""
+    cameras = [x.to(dtype) for x in make_cameras(3)[:2]]
+    columns, rows = torch.tensor([-0.9, 0.1, 2.0, 0.4]), torch.tensor([0.3, -1.0, 0.8])
+    origins, directions = pixel_rays(
+        *(x.to(device) for x in cameras), columns.to(device, dtype), rows.to(device, dtype)
+    )
+    assert directions.shape == (3, 12, 3)
+    for b in range(3):
+        matrix, fov = (x[b].double() for x in cameras)
+        z = -1 / math.tan(math.radians(float(fov)) / 2)
+        local = [torch.tensor([x, y, z]).double() for y in rows.tolist() for x in columns.tolist()]
+        expected = torch.stack([matrix[:3, :3] @ (v / v.norm()) for v in local])
+        tolerance = 1e-6 if dtype == torch.float32 else 1e-7  # places are float32 in the loop
+        torch.testing.assert_close(directions[b].cpu().double(), expected, rtol=0, atol=tolerance)
+        assert (origins[b] == cameras[0][b, :3, 3].to(device)).all()
+
+
+def test_a_ray_depends_on_its_own_place_alone(native: None) -> None:
+    cameras = make_cameras(2, torch.float32)[:2]
+    columns, rows = torch.linspace(-1, 1, 61), torch.linspace(1, -1, 33)
+    whole = pixel_rays(*cameras, columns, rows)[1].view(2, 33, 61, 3)
+    part = pixel_rays(*cameras, columns[7:20], rows[30:31])[1].view(2, 1, 13, 3)
+    assert torch.equal(part, whole[:, 30:31, 7:20])
+
+
+def test_places_that_are_refused() -> None:
+    matrix = torch.eye(4)[None]
+    with pytest.raises(ValueError, match=r"columns must have shape \[W\] = \[6\], got \[2, 3\]"):
+        pixel_rays(matrix, 30.0, torch.zeros(2, 3), torch.zeros(2))
+    with pytest.raises(TypeError, match="rows must have the dtype of cam2world"):
+        pixel_rays(matrix, 30.0, torch.zeros(2), torch.zeros(2).double())

@@ -156,6 +156,9 @@ struct PatchRays {
   const T* offsets;  // [B, 2], or null with scales
   T* origins;        // [B, R, 3], overwritten
   T* directions;     // [B, R, 3], overwritten
+  // Places of the pixels' columns [width] and rows [height], instead of a patch; or null, both.
+  const T* columns = nullptr;
+  const T* rows = nullptr;
 };
 
 // Grids [B] of G^3 cells from densities (occupancy 1-4).
@@ -233,6 +236,18 @@ EPIGRAF_HD PatchCamera<T> patch_camera(const PatchRays<T>& p, int64_t b) {
   camera.offset_x = p.scales ? p.offsets[2 * b] : T(0);
   camera.offset_y = p.scales ? p.offsets[2 * b + 1] : T(0);
   return camera;
+}
+
+// Where pixel `column` of row `row` lies in the image plane.
+template <typename T>
+EPIGRAF_HD T place_of_column(const PatchRays<T>& p, const PatchCamera<T>& camera, int64_t column) {
+  if (p.columns) return p.columns[column];
+  return patch_place(grid_position<T>(column, p.width), camera.scale_x, camera.offset_x);
+}
+template <typename T>
+EPIGRAF_HD T place_of_row(const PatchRays<T>& p, const PatchCamera<T>& camera, int64_t row) {
+  if (p.rows) return p.rows[row];
+  return patch_place(-grid_position<T>(row, p.height), camera.scale_y, camera.offset_y);
 }
 
 // One row of samples moved: place `to` receives what was (or what belongs to) place `from`.

@@ -60,23 +60,30 @@ EPIGRAF_HD bool occupied_point(const OccupancyCells<T>& grid, const T* point) {
                        cell_along_axis(point[2], s, grid.resolution));
 }
 
-// (occupancy 9): whether a renderer asks the field at a point: it lies in an occupied cell, or
-// where the grid knows nothing, outside the cube or not a number. Without branches, for lanes over
-// points.
+// (occupancy 5): the number of the cell of a point, of the nearest one where it lies outside or is
+// not a number; `known` says whether it lies inside. Without branches, for lanes over points.
 template <typename T>
-EPIGRAF_HD bool may_absorb(const OccupancyCells<T>& grid, T x, T y, T z) {
+EPIGRAF_HD int cell_number(const OccupancyCells<T>& grid, T x, T y, T z, bool& known) {
   const int n = static_cast<int>(grid.resolution);
   const T half = T(0.5) * T(n), scale = half / grid.half_edge, last = T(n - 1);
   const T place[3] = {x * scale + half, y * scale + half, z * scale + half};
-  bool known = true;
+  known = true;
   int cell[3];
   for (int i = 0; i < 3; ++i) {
     known = known & (place[i] >= T(0)) & (place[i] <= T(n));
     const T kept = place[i] > T(0) ? place[i] : T(0);
     cell[i] = static_cast<int>(kept < last ? kept : last);
   }
-  const int index = (cell[0] * n + cell[1]) * n + cell[2];
-  return (!known) | ((grid.words[index >> 5] >> (index & 31)) & 1u);
+  return (cell[0] * n + cell[1]) * n + cell[2];
+}
+
+// (occupancy 9): whether a renderer asks the field at a point: it lies in an occupied cell, or
+// where the grid knows nothing, outside the cube or not a number.
+template <typename T>
+EPIGRAF_HD bool may_absorb(const OccupancyCells<T>& grid, T x, T y, T z) {
+  bool known;
+  const int cell = cell_number(grid, x, y, z, known);
+  return (!known) | ((grid.words[cell >> 5] >> (cell & 31)) & 1u);
 }
 
 // Densities of one scene that a grid is made of (occupancy 1).

@@ -39,23 +39,19 @@ def gyroid(p):
 FIELDS = {"sphere": sphere, "torus": torus, "box": box, "gyroid": gyroid}
 
 
-def sampled(field, lattice: Lattice) -> blocks.Values:
+def sampled(field, lattice: Lattice) -> blocks.PointValues:
     low = np.array(lattice.bounds.low)
-
-    def values(x, y, z):
-        grid = np.stack(np.meshgrid(x, y, z, indexing="ij"), axis=-1)
-        return field(low + grid * lattice.spacing).astype(np.float32)
-
-    return values
+    return lambda index: field(low + index * lattice.spacing).astype(np.float32)
 
 
 def surface(field, lattice: Lattice, cells: int, skip: bool = False, level: float = 0.0):
-    n = lattice.resolution
-    values = blocks.closed(sampled(field, lattice), n, level)
-    found = blocks.blocks(n, True, cells)
+    n, at = lattice.resolution, sampled(field, lattice)
+    found, values = blocks.blocks(n, True, cells), blocks.gridded(at)
     if skip:
-        found = list(blocks.active_blocks(sampled(field, lattice), n, level, found, True))
-    places, faces = blocks.stitch([blocks.march(values, b, n, level) for b in found])
+        bricks = blocks.find_bricks(at, n, level)
+        found, values = [b for b in found if bricks.touches(b)], bricks.sparse(at, level)
+    values = blocks.closed(values, n, level)
+    places, faces = blocks.stitch([blocks.march(values, b, n, level) for b in found], n)
     return np.array(lattice.bounds.low) + places * lattice.spacing, faces, len(found)
 
 
@@ -112,7 +108,7 @@ def test_any_densities_give_a_closed_surface_whatever_the_cut(seed: int, n: int,
     results = []
     for size in (cells, n + 1):
         pieces = [blocks.march(closed, b, n, level) for b in blocks.blocks(n, True, size)]
-        results.append(blocks.stitch(pieces))
+        results.append(blocks.stitch(pieces, n))
     assert results[0][0].tobytes() == results[1][0].tobytes()
     assert results[0][1].tobytes() == results[1][1].tobytes()
     edges = np.sort(results[0][1][:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
@@ -125,9 +121,9 @@ def test_a_ball_cuts_what_leaves_it_and_keeps_what_is_inside():
     n, voxel = 61, lattice.spacing[0]
 
     def cut(field):
-        values = blocks.clipped(sampled(field, lattice), lattice, 0.0, 0.7)
+        values = blocks.gridded(blocks.clipped(sampled(field, lattice), lattice, 0.0, 0.7))
         pieces = [blocks.march(values, b, n, 0.0) for b in blocks.blocks(n, False, 32)]
-        places, faces = blocks.stitch(pieces)
+        places, faces = blocks.stitch(pieces, n)
         return np.array(lattice.bounds.low) + places * lattice.spacing, faces
 
     inside, _ = cut(sphere)

@@ -1,4 +1,5 @@
-"""`step`: a training step by phase, in every backend of the renderer.
+"""`step`: a training step by phase, in every backend of the renderer and as the official code
+computes it.
 
 The state is that of a run halfway through: patches at their final scales, no blur. Every measured
 step takes all lazy phases; the row `step` weighs them by how often they are due. Pictures are the
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from epigraf.benchmarks import runner
+from epigraf.benchmarks.official_networks import make_official
 from epigraf.benchmarks.runner import Announce, Counts, Row, Settings
 from epigraf.config import Config, RenderBackend, load_config
 from epigraf.data.images import Batch, ImageDataset
@@ -28,6 +30,7 @@ from epigraf.training.step import Phase, train_step
 
 ROUNDS = 5
 OBJECTS, VIEWS = 6, 8
+OFFICIAL = "official"
 DATA, OPTIMISER, AVERAGE, STEP = "data", "optimiser", "EMA, numbers", "step"
 QUICK = (
     "dataset.resolution=16", "model.generator.cmax=8", "model.generator.num_ray_steps=4",
@@ -37,9 +40,14 @@ QUICK = (
 
 
 def measure(settings: Settings, announce: Announce) -> Iterator[list[Row]]:
-    """Rows of all phases and of the step, of all backends asked for in alternation."""
+    """Rows of all phases and of the step, of all implementations asked for in alternation.
+
+    `settings.only` is a list: those with one of its words in their names.
+    """
     title = f"step {settings.preset}"
-    wanted = [x for x in RenderBackend if settings.only.lower() in f"{title} {x.value}".lower()]
+    words = [word.strip().lower() for word in settings.only.split(",")]
+    names = [*(x.value for x in RenderBackend), OFFICIAL]
+    wanted = [x for x in names if any(word in f"{title} {x}".lower() for word in words)]
     if not wanted:
         return
     announce(title)
@@ -64,26 +72,29 @@ class _Backend:
     rounds: list[dict[str, float]] = field(default_factory=list)
 
 
-def _backends(
-    settings: Settings, wanted: Sequence[RenderBackend], folder: Path
-) -> dict[str, _Backend]:
+def _backends(settings: Settings, wanted: Sequence[str], folder: Path) -> dict[str, _Backend]:
     cfg = load_config(settings.preset, [*(QUICK if settings.quick else ()), *settings.overrides])
-    make_synthetic(folder / "shapes.zip", OBJECTS, VIEWS, max(cfg.dataset.resolution, 8))
-    return {
-        which.value: _backend(cfg, which, folder / "shapes.zip", settings.device)
-        for which in wanted
-    }
+    dataset = step_data(cfg, folder)
+    return {which: _backend(cfg, which, dataset, settings.device) for which in wanted}
 
 
-def _backend(cfg: Config, which: RenderBackend, data: Path, device: str) -> _Backend:
-    dataset = ImageDataset(
-        data, cfg.dataset.resolution, cfg.training.mirror, cfg.training.use_labels
-    )
+def step_data(cfg: Config, folder: Path) -> ImageDataset:
+    """The procedural set at a preset's resolution, made in `folder` if it is not there."""
+    path = folder / "shapes.zip"
+    if not path.exists():
+        make_synthetic(path, OBJECTS, VIEWS, max(cfg.dataset.resolution, 8))
+    training = cfg.training
+    return ImageDataset(path, cfg.dataset.resolution, training.mirror, training.use_labels)
+
+
+def _backend(cfg: Config, which: str, dataset: ImageDataset, device: str) -> _Backend:
     values = cfg.to_dict()
-    values["render"]["backend"] = which.value
+    values["render"]["backend"] = RenderBackend.FUSED.value if which == OFFICIAL else which
     values["dataset"]["c_dim"] = 0  # the procedural set has its own classes
     cfg = resolve_config(Config.from_dict(values), dataset)
     state = build_state(cfg, len(dataset), dataset.mean_camera_pose, device)
+    if which == OFFICIAL:
+        make_official(state)
     batch = cfg.training.batch_size
     state.counters.images_seen = round(cfg.training.kimg * 500 / batch) * batch
     return _Backend(state, dataset)
@@ -182,7 +193,10 @@ def _rows(name: str, backend: _Backend, settings: Settings) -> list[Row]:
     """The phases in their order, and the step with its memory."""
     cfg, rounds = backend.state.cfg, backend.rounds
     counts = Counts(images=cfg.training.batch_size)
-    rows = [Row("step", phase, name, [r[phase] for r in rounds], counts) for phase in rounds[0]]
+    control = name == OFFICIAL
+    rows = [
+        Row("step", phase, name, [r[phase] for r in rounds], counts, control) for phase in rounds[0]
+    ]
 
     def run() -> Any:
         return timed_step(backend.state, backend.dataset, settings.device)
@@ -194,4 +208,4 @@ def _rows(name: str, backend: _Backend, settings: Settings) -> list[Row]:
     rays *= 1 if cfg.training.reuse_fakes else 2
     samples = rays * (cfg.model.generator.num_ray_steps + cfg.num_fine_steps)
     totals = Counts(rays=rays, samples=samples, images=counts.images)
-    return [*rows, Row("step", STEP, name, seconds, totals, peak_mib=peak_mib)]
+    return [*rows, Row("step", STEP, name, seconds, totals, control, peak_mib=peak_mib)]

@@ -22,10 +22,11 @@ class Line:
 
 
 def line_fits(rows: Sequence[Row]) -> list[Line]:
-    """A line for every axis and implementation with at least three points; none for threads."""
+    """A line for every axis and implementation with at least three points; none for threads, and
+    none for the share of a volume, of which nobody expects one."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.axis and not row.axis.startswith("threads"):
+        if row.axis and not row.axis.startswith(("threads", "share")):
             groups.setdefault((row.axis, row.implementation), []).append(row)
     return [_fit(*key, members) for key, members in groups.items() if len(members) >= 3]
 

@@ -10,17 +10,19 @@ import numpy as np
 from PIL import Image
 
 from epigraf.benchmarks.bars import Group, draw_dots, draw_stacks
+from epigraf.benchmarks.bench_occupancy import occupancy_lines
 from epigraf.benchmarks.bench_step import STEP
-from epigraf.benchmarks.machine import describe_peaks, peak_gflops
+from epigraf.benchmarks.machine import describe_peaks, peak_fma, peak_gflops, peak_read
 from epigraf.benchmarks.result import Result, of_suite
 from epigraf.benchmarks.runner import Row
-from epigraf.benchmarks.table import scaling_lines, short
+from epigraf.benchmarks.table import scaling_lines, share, short
 from epigraf.curve import Panel, Series, draw_curves
 from epigraf.errors import EpigrafError
 
 X_LABELS = {
     "rays": "rays of a picture", "samples": "samples of a ray", "batch": "pictures",
     "planes": "side of the planes, pixels", "threads": "threads",
+    "share": "share of the cells that are occupied",
 }  # fmt: skip
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -48,9 +50,16 @@ def render_lines(result: Result) -> list[str]:
         if row.op == "render":
             cases.setdefault(row.case, []).append(row)
     last = [rows[-1].implementation for rows in cases.values()][-1:] or [""]
-    peak = peak_gflops(result.rows)
     times = _by_case(f"ms (times faster than {last[0]}; MiB)", cases, _cell)
-    speeds = _by_case("M samples/s; GFLOP/s (of sgemm)", cases, lambda row, _: _speed(row, peak))
+    peaks = {
+        "of multiply-adds in registers": peak_fma(result.rows),
+        "of sgemm": peak_gflops(result.rows),
+    }
+    shares = {name: peak for name, peak in peaks.items() if peak}
+    title = "; ".join(["M samples/s", f"GFLOP/s ({', '.join(shares)})" if shares else "GFLOP/s"])
+    reads = peak_read(result.rows)
+    title += "; GB/s of taps (of the fastest reads)" if reads else ""
+    speeds = _by_case(title, cases, lambda row, _: _speed(row, list(shares.values()), reads))
     return [_facts(result), "", *times, "", *speeds, ""]
 
 
@@ -66,9 +75,14 @@ def _by_case(
     return lines
 
 
-def _speed(row: Row, peak: float) -> str:
-    share = f" ({row.gflops / peak:.0%})" if peak else ""
-    return f"{short(row.counts.samples / row.best / 1e6)}; {short(row.gflops)}{share}"
+def _speed(row: Row, peaks: Sequence[float], reads: float) -> str:
+    shares = ", ".join(share(row.gflops, peak) for peak in peaks)
+    texts = [short(row.counts.samples / row.best / 1e6)]
+    texts += [f"{short(row.gflops)} ({shares})" if shares else short(row.gflops)]
+    if reads and row.counts.bytes_moved:
+        moved = row.counts.bytes_moved / row.best / 1e9
+        texts += [f"{short(moved)} ({share(moved, reads)})"]
+    return "; ".join(texts)
 
 
 def _cell(row: Row, last: Row) -> str:
@@ -149,6 +163,8 @@ def _tables(result: Result) -> Iterator[str]:
     if result.suite == "scaling":
         yield from (f"* {line}" for line in scaling_lines(result.rows))
         return
+    if result.suite == "occupancy":
+        yield from (*(f"* {line}" for line in occupancy_lines(result.rows)), "")
     yield "| case | implementation | best ms | median ms | GFLOP/s | peak MiB |"
     yield "| --- | --- | ---: | ---: | ---: | ---: |"
     for row in result.rows:
@@ -168,8 +184,8 @@ def _panels(result: Result) -> Iterator[Panel]:
         log = not axis.startswith("samples")
         x_label, series = X_LABELS[axis.split(",")[0]], _series(rows, _milliseconds)
         yield Panel(f"{axis}: time", x_label, series, log, "ms, quickest round")
-        if axis == "rays":
-            yield Panel("rays: speed", x_label, _series(rows, _rate), True, "rays/s")
+        if axis in ("rays", "share"):
+            yield Panel(f"{axis}: speed", x_label, _series(rows, _rate), True, "rays/s")
         if axis == "samples":
             kept = [row for row in rows if row.peak_mib is not None]
             label = "MiB beyond inputs, peak"

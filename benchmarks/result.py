@@ -22,6 +22,7 @@ from epigraf.benchmarks.fit import line_fits
 from epigraf.benchmarks.machine import (
     machine_name,
     peak_bandwidth,
+    peak_fma,
     peak_gflops,
     read_bandwidths,
 )
@@ -112,6 +113,7 @@ def write_result(result: Result, path: Path) -> None:
         **result.facts,
         "complete": result.complete,
         "peak_gflops": peak_gflops(result.rows),
+        "peak_fma_gflops": peak_fma(result.rows),
         "peak_copy_gb_per_s": peak_bandwidth(result.rows),
         "read_gb_per_s": read_bandwidths(result.rows),
         "fits": [asdict(fit) for fit in line_fits(result.rows)],
@@ -161,7 +163,7 @@ def read_result(path: Path) -> Result:
     except (KeyError, TypeError, ValueError) as error:
         raise EpigrafError(f"{path}: damaged: {type(error).__name__}: {error}") from None
     derived = {"format", "suite", "complete", "peak_gflops", "peak_copy_gb_per_s", "read_gb_per_s"}
-    derived |= {"fits", "rows"}
+    derived |= {"fits", "rows", "peak_fma_gflops"}
     facts = {key: value for key, value in content.items() if key not in derived}
     return Result(suite, facts, rows, complete)
 

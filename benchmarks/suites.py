@@ -11,12 +11,14 @@ from epigraf.benchmarks import (
     bench_composite,
     bench_decoder,
     bench_importance,
+    bench_occupancy,
     bench_random,
     bench_rays,
     bench_render,
     bench_scaling,
     bench_step,
     bench_triplane,
+    bench_winograd,
     machine,
 )
 from epigraf.benchmarks.result import Result, write_result
@@ -24,7 +26,10 @@ from epigraf.benchmarks.runner import Announce, Case, Row, Settings, measure
 from epigraf.errors import EpigrafError
 
 MACHINE_ROUNDS = 5
-OPS = (bench_triplane, bench_decoder, bench_composite, bench_importance, bench_random, bench_rays)
+OPS = (
+    bench_triplane, bench_decoder, bench_composite, bench_importance, bench_random, bench_rays,
+    bench_winograd,
+)  # fmt: skip
 
 Measure = Callable[[Settings, Announce], Iterator[list[Row]]]
 
@@ -48,6 +53,7 @@ SUITES: dict[str, Measure] = {
     "ops": Suite(_ops, rounds=10),
     "render": Suite(bench_render.cases, rounds=10),
     "step": bench_step.measure,
+    "occupancy": Suite(bench_occupancy.cases, rounds=5),
     "scaling": Suite(bench_scaling.cases, rounds=7),
 }
 

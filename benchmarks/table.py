@@ -10,16 +10,21 @@ from rich.text import Text
 
 from epigraf.benchmarks.compare import Change, Verdict
 from epigraf.benchmarks.fit import line_fits, speed_ups
-from epigraf.benchmarks.machine import describe_peaks, peak_gflops
+from epigraf.benchmarks.machine import describe_peaks, peak_fma, peak_gflops, peak_read
 from epigraf.benchmarks.result import Result
 from epigraf.benchmarks.runner import Row
 
 _COLORS = {Verdict.FASTER: "green", Verdict.SLOWER: "red", Verdict.UNCLEAR: "yellow"}
-COLUMNS = ("ms", "median", "times", "M/s", "GFLOP/s", "sgemm", "GB/s", "s/kimg", "MiB", "extra")
+COLUMNS = (
+    "ms", "median", "times", "M/s", "GFLOP/s", "fma", "sgemm", "GB/s", "cache", "s/kimg", "MiB",
+    "extra",
+)  # fmt: skip
 LEGEND = {
     "ms": "quickest round", "median": "middle round", "times": "faster than the last of its case",
-    "M/s": "million samples a second", "GFLOP/s": "useful ones", "sgemm": "their share of its best",
-    "GB/s": "of taps (or copied, or read)", "MiB": "peak memory beyond inputs",
+    "M/s": "million samples a second", "GFLOP/s": "useful ones",
+    "fma": "their share of multiply-adds in registers",
+    "sgemm": "and of the best matrix product", "GB/s": "of taps (or copied, or read)",
+    "cache": "their share of the fastest reads", "MiB": "peak memory beyond inputs",
     "extra": "and beyond outputs",
 }  # fmt: skip
 WIDE = 100  # columns of a terminal that has room between those of a table
@@ -78,19 +83,27 @@ def _last_of(rows: Sequence[Row], row: Row) -> Row:
 
 def _cells(row: Row, last: Row, rows: Sequence[Row]) -> list[str]:
     """Texts of COLUMNS; empty where something was not counted."""
-    counts, peak = row.counts, peak_gflops(rows)
+    counts = row.counts
+    speed = counts.bytes_moved / row.best / 1e9
     return [
         short(row.best * 1e3),
         short(row.median * 1e3),
         "" if last is row else f"{last.best / row.best:.2f}x",
         short(counts.samples / row.best / 1e6) if counts.samples else "",
         short(row.gflops) if counts.flops else "",
-        f"{row.gflops / peak:.0%}" if counts.flops and peak else "",
-        short(counts.bytes_moved / row.best / 1e9) if counts.bytes_moved else "",
+        share(row.gflops, peak_fma(rows)),
+        share(row.gflops, peak_gflops(rows)),
+        short(speed) if speed else "",
+        share(speed, peak_read(rows)),
         short(row.best / counts.images * 1000) if counts.images else "",
         _mib(row.peak_mib),
         _mib(row.beyond_mib),
     ]
+
+
+def share(speed: float, peak: float) -> str:
+    """Per cent of a peak; empty where either was not measured."""
+    return f"{speed / peak:.0%}" if speed and peak else ""
 
 
 def _mib(value: float | None) -> str:

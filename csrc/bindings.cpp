@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 3;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 7;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -138,6 +138,8 @@ struct RenderShape {
   uint64_t seed;
   std::array<int64_t, 2> place;  // of the rays in the streams of the seed: first, total
   std::array<bool, 4> seeded;    // jitter, u, coarse_noise, final_noise
+  int64_t cells;                 // of the occupancy grid along an edge, and its half edge
+  double half_edge;
 };
 
 template <typename T>
@@ -203,18 +205,30 @@ epigraf::RenderRays<T> render_rays(const RenderShape& shape, const RayAddresses&
 template <typename T>
 void render_forward(const Launch& launch, const RenderShape& shape, uintptr_t planes,
                     const std::vector<uintptr_t>& params, const RayAddresses& rays,
+                    const std::array<uintptr_t, 2>& known,
                     const std::array<uintptr_t, 5>& outputs) {
   const auto out = [&](int i) { return pointer<T>(outputs[i]); };
-  const epigraf::RenderForward<T> p{render_field<T>(shape, planes, params),
-                                    render_march<T>(shape),
-                                    render_rays<T>(shape, rays),
-                                    out(0),
-                                    out(1),
-                                    out(2),
-                                    out(3),
-                                    out(4)};
+  const epigraf::RenderForward<T> p{
+      render_field<T>(shape, planes, params),
+      render_march<T>(shape),
+      render_rays<T>(shape, rays),
+      out(0),
+      out(1),
+      out(2),
+      out(3),
+      out(4),
+      {shape.cells, pointer<const uint32_t>(known[0]), static_cast<T>(shape.half_edge)},
+      pointer<const T>(known[1])};
   dispatch(launch, p, epigraf::render_forward_cpu<T>,
            EPIGRAF_CUDA_LAUNCHER(render_forward_cuda<T>));
+}
+
+template <typename T>
+void render_project(const Launch& launch, const RenderShape& shape, uintptr_t planes,
+                    const std::vector<uintptr_t>& params, uintptr_t projected) {
+  const auto field = render_field<T>(shape, planes, params);
+  py::gil_scoped_release release;
+  epigraf::render_project_cpu<T>(field, pointer<T>(projected), launch.threads);
 }
 
 template <typename T>
@@ -313,6 +327,62 @@ void patch_rays(const Launch& launch, const std::array<int64_t, 4>& sizes,
   dispatch(launch, params, epigraf::patch_rays_cpu<T>, EPIGRAF_CUDA_LAUNCHER(patch_rays_cuda<T>));
 }
 
+// tensors: corners, centres, dense, words.
+template <typename T>
+void occupancy_build(const Launch& launch, const std::array<int64_t, 2>& sizes, double threshold,
+                     const std::array<uintptr_t, 4>& tensors) {
+  const epigraf::OccupancyBuild<T> p{sizes[0],
+                                     sizes[1],
+                                     pointer<const T>(tensors[0]),
+                                     pointer<const T>(tensors[1]),
+                                     static_cast<T>(threshold),
+                                     pointer<uint32_t>(tensors[2]),
+                                     pointer<uint32_t>(tensors[3])};
+  dispatch(launch, p, epigraf::occupancy_build_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(occupancy_build_cuda<T>));
+}
+
+// sizes: B, R, G; numbers: half_edge, step; inputs: words, origins, directions, near, far; outputs:
+// offsets (or 0), counts, ray_indices, t_starts, t_ends.
+template <typename T>
+void occupancy_traverse(const Launch& launch, const std::array<int64_t, 3>& sizes,
+                        const std::array<double, 2>& numbers,
+                        const std::array<uintptr_t, 5>& inputs,
+                        const std::array<uintptr_t, 5>& outputs) {
+  const epigraf::OccupancyTraverse<T> p{sizes[0],
+                                        sizes[1],
+                                        sizes[2],
+                                        static_cast<T>(numbers[0]),
+                                        static_cast<T>(numbers[1]),
+                                        pointer<const uint32_t>(inputs[0]),
+                                        pointer<const T>(inputs[1]),
+                                        pointer<const T>(inputs[2]),
+                                        pointer<const T>(inputs[3]),
+                                        pointer<const T>(inputs[4]),
+                                        pointer<const int64_t>(outputs[0]),
+                                        pointer<int64_t>(outputs[1]),
+                                        pointer<int64_t>(outputs[2]),
+                                        pointer<T>(outputs[3]),
+                                        pointer<T>(outputs[4])};
+  dispatch(launch, p, epigraf::occupancy_traverse_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(occupancy_traverse_cuda<T>));
+}
+
+// sizes: B, P, G; tensors: words, coords, occupied.
+template <typename T>
+void occupancy_lookup(const Launch& launch, const std::array<int64_t, 3>& sizes, double half_edge,
+                      const std::array<uintptr_t, 3>& tensors) {
+  const epigraf::OccupancyLookup<T> p{sizes[0],
+                                      sizes[1],
+                                      sizes[2],
+                                      static_cast<T>(half_edge),
+                                      pointer<const uint32_t>(tensors[0]),
+                                      pointer<const T>(tensors[1]),
+                                      pointer<uint8_t>(tensors[2])};
+  dispatch(launch, p, epigraf::occupancy_lookup_cpu<T>,
+           EPIGRAF_CUDA_LAUNCHER(occupancy_lookup_cuda<T>));
+}
+
 // widths: of the decoder: input, hidden ..., outputs; params: weights, then biases.
 template <typename T>
 epigraf::DecoderLayers<T> decoder_layers(const std::vector<int64_t>& widths,
@@ -365,6 +435,27 @@ void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, 
            EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
 }
 
+// sizes: height, width, channels, tile rows, tile columns, padding, first tile, tiles.
+template <typename T>
+void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
+              uintptr_t pixels, uintptr_t points) {
+  const auto& [height, width, channels, rows, columns, padding, first, count] = sizes;
+  const epigraf::WinogradTiles<T> p{static_cast<epigraf::WinogradTransform>(transform),
+                                    height,
+                                    width,
+                                    channels,
+                                    rows,
+                                    columns,
+                                    padding,
+                                    first,
+                                    count,
+                                    pointer<T>(pixels),
+                                    pointer<T>(points)};
+  dispatch(launch, p, epigraf::winograd_cpu<T>, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("winograd: the core transforms pictures on a CPU only");
+  });
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -384,10 +475,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_compiled", [] { return kCuda; });
   m.def("cpu_instruction_set", &epigraf::cpu_instruction_set);
   m.def("cpu_has_openmp", &epigraf::cpu_has_openmp);
+  m.attr("FMA_CHAINS") = epigraf::kFmaChains;
+  m.def("vector_widths", &epigraf::vector_widths);
+  m.def("fma_loop", &epigraf::fma_loop, py::call_guard<py::gil_scoped_release>());
 #if defined(EPIGRAF_WITH_CUDA)
   m.def("cuda_device_count", &epigraf::cuda_device_count);
+  m.attr("CUDA_ARCHS") = EPIGRAF_CUDA_ARCHS;  // "75-real 80-real 90": the last one also as PTX
 #else
   m.def("cuda_device_count", [] { return 0; });
+  m.attr("CUDA_ARCHS") = "";
 #endif
 
   py::class_<Launch>(m, "Launch")
@@ -440,18 +536,33 @@ PYBIND11_MODULE(_C, m) {
                        const std::array<int64_t, 5>& strides, const std::vector<int64_t>& widths,
                        const std::array<double, 8>& numbers, const std::array<bool, 4>& flags,
                        int64_t u_stride, int64_t row_length, uint64_t seed,
-                       const std::array<int64_t, 2>& place, const std::array<bool, 4>& seeded) {
-             return RenderShape{rays,     planes,     strides, widths, numbers, flags,
-                                u_stride, row_length, seed,    place,  seeded};
+                       const std::array<int64_t, 2>& place, const std::array<bool, 4>& seeded,
+                       int64_t cells, double half_edge) {
+             return RenderShape{rays,       planes, strides, widths, numbers, flags,    u_stride,
+                                row_length, seed,   place,   seeded, cells,   half_edge};
            }),
            py::arg("rays"), py::arg("planes"), py::arg("strides"), py::arg("widths"),
            py::arg("numbers"), py::arg("flags"), py::arg("u_stride"), py::arg("row_length"),
-           py::arg("seed"), py::arg("place"), py::arg("seeded"));
-  // params: weights, then biases; outputs: features, depth, opacity, transmittance, saved (or 0).
-  m.def("render_forward", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
-                             const std::vector<uintptr_t>& params, const RayAddresses& rays,
-                             const std::array<uintptr_t, 5>& outputs) {
-    EPIGRAF_BY_TYPE(render_forward, launch, shape, planes, params, rays, outputs);
+           py::arg("seed"), py::arg("place"), py::arg("seeded"), py::arg("cells"),
+           py::arg("half_edge"));
+  // params: weights, then biases; known: words of the occupancy grid, projected planes (or 0);
+  // outputs: features, depth, opacity, transmittance, saved (or 0).
+  m.def("render_forward",
+        [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
+           const std::vector<uintptr_t>& params, const RayAddresses& rays,
+           const std::array<uintptr_t, 2>& known, const std::array<uintptr_t, 5>& outputs) {
+          EPIGRAF_BY_TYPE(render_forward, launch, shape, planes, params, rays, known, outputs);
+        });
+  m.def("render_project", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
+                             const std::vector<uintptr_t>& params, uintptr_t projected) {
+    EPIGRAF_BY_TYPE(render_project, launch, shape, planes, params, projected);
+  });
+  // Elements of the projected planes of a batch element.
+  m.def("render_projected_size", [](const RenderShape& shape, bool is_double) {
+    return epigraf::render_projected_size(
+        triplane_shape({shape.rays[0], 0, shape.planes[0], shape.planes[1], shape.planes[2]},
+                       {0, 0, 0, 0}),
+        shape.widths[1], is_double);
   });
   // grads: saved, then those of the outputs; grad_planes and grad_params are added to.
   m.def("render_backward", [](const Launch& launch, const RenderShape& shape, uintptr_t planes,
@@ -490,6 +601,21 @@ PYBIND11_MODULE(_C, m) {
            const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
           EPIGRAF_BY_TYPE(patch_rays, launch, sizes, inputs, outputs);
         });
+  // For the sizes and tensors of these three see the functions of their names.
+  m.def("occupancy_build", [](const Launch& launch, const std::array<int64_t, 2>& sizes,
+                              double threshold, const std::array<uintptr_t, 4>& tensors) {
+    EPIGRAF_BY_TYPE(occupancy_build, launch, sizes, threshold, tensors);
+  });
+  m.def("occupancy_traverse",
+        [](const Launch& launch, const std::array<int64_t, 3>& sizes,
+           const std::array<double, 2>& numbers, const std::array<uintptr_t, 5>& inputs,
+           const std::array<uintptr_t, 5>& outputs) {
+          EPIGRAF_BY_TYPE(occupancy_traverse, launch, sizes, numbers, inputs, outputs);
+        });
+  m.def("occupancy_lookup", [](const Launch& launch, const std::array<int64_t, 3>& sizes,
+                               double half_edge, const std::array<uintptr_t, 3>& tensors) {
+    EPIGRAF_BY_TYPE(occupancy_lookup, launch, sizes, half_edge, tensors);
+  });
   // params: weights, then biases; tensors: features, rest, last.
   m.def("decoder_forward",
         [](const Launch& launch, const std::vector<int64_t>& widths, double slope, int64_t points,
@@ -503,5 +629,10 @@ PYBIND11_MODULE(_C, m) {
                                const std::array<uintptr_t, 4>& tensors,
                                const std::vector<uintptr_t>& grad_params) {
     EPIGRAF_BY_TYPE(decoder_backward, launch, widths, slope, points, params, tensors, grad_params);
+  });
+  // transform: a WinogradTransform; sizes as above.
+  m.def("winograd", [](const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
+                       uintptr_t pixels, uintptr_t points) {
+    EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
   });
 }

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from epigraf.models.discriminator import Discriminator
     from epigraf.models.generator import Generator
     from epigraf.models.loading import LoadedModel, load
-    from epigraf.models.sampling import Truncation, render_views, styles_from_seeds
+    from epigraf.models.pictures import Output, render_views
+    from epigraf.models.sampling import Truncation, styles_from_seeds
     from epigraf.rendering.draws import RandomDraws, ReplayDraws
+    from epigraf.rendering.frame import Box, Frame
 
 __version__ = "0.1.0"
 
@@ -30,10 +32,13 @@ _EXPORTS = {
     "LoadedModel": "epigraf.models.loading",
     "load": "epigraf.models.loading",
     "Truncation": "epigraf.models.sampling",
-    "render_views": "epigraf.models.sampling",
+    "Output": "epigraf.models.pictures",
+    "render_views": "epigraf.models.pictures",
     "styles_from_seeds": "epigraf.models.sampling",
     "RandomDraws": "epigraf.rendering.draws",
     "ReplayDraws": "epigraf.rendering.draws",
+    "Box": "epigraf.rendering.frame",
+    "Frame": "epigraf.rendering.frame",
 }
 
 __all__ = [  # noqa: RUF022 - in the order in which a user meets them
@@ -46,6 +51,9 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "Truncation",
     "styles_from_seeds",
     "render_views",
+    "Frame",
+    "Box",
+    "Output",
     "RandomDraws",
     "ReplayDraws",
     "EpigrafError",

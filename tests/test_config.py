@@ -40,6 +40,7 @@ def test_defaults_are_the_official_ones():
         ("training.batch_gpu=7", "training.batch_gpu 7 must divide"),
         ("training.batch_size=6", "must be a multiple of"),
         ("dataset.object_radius=2", "object_radius must be smaller"),
+        ("dataset.camera.target=[0.0,1.0]", "dataset.camera.target"),
         ("training.seed=.nan", "training.seed"),
         ("training.seed={", "cannot read the value"),
     ],
@@ -48,6 +49,13 @@ def test_bad_overrides_say_what_is_wrong(override: str, message: str):
     with pytest.raises(ConfigError, match=message) as caught:
         Config().with_overrides([override])
     assert "\n" not in str(caught.value)
+
+
+def test_the_ball_of_the_object_stays_in_front_of_cameras_that_look_past_it():
+    looks_aside = ["dataset.camera.target=[0.3,0.0,0.4]", "dataset.object_radius=0.49"]
+    assert Config().with_overrides(looks_aside).dataset.camera.target == (0.3, 0.0, 0.4)
+    with pytest.raises(ConfigError, match=r"less the length of dataset\.camera\.target"):
+        Config().with_overrides([*looks_aside, "dataset.object_radius=0.5"])
 
 
 def test_unknown_key_in_a_file_names_the_nearest(tmp_path):
@@ -106,3 +114,10 @@ def test_discrete_patches_begin_within_their_support():
             load_config("ffhq256", [*uniform, f"training.patch.discrete_support={support}"])
     at_once = ["training.patch.anneal_kimg=0", "training.patch.discrete_support=[0.5]"]
     assert load_config("ffhq256", [*uniform, *at_once])
+
+
+def test_compiled_code_is_not_differentiated_twice() -> None:
+    values = ["training.compile=true", "model.loss_kwargs.pl_weight=2"]
+    with pytest.raises(ConfigError, match=r"training\.compile cannot differentiate twice"):
+        load_config("tiny", values)
+    assert load_config("tiny", values[:1]).training.compile

@@ -1,4 +1,4 @@
-// The decoder on tiles of points, two vectors of them: features are turned so that lanes are
+// The decoder on tiles of points, one or two vectors of them: features are turned so that lanes are
 // points, all layers follow in the first-level cache, and the backward pass computes a tile again.
 #include "epigraf/decoder.h"
 

@@ -1,5 +1,5 @@
 // The field at a tile of points, lanes over points: look-up, decoder, and the gradients of both.
-// One tile is two vectors wide; its activations stay in the first-level cache.
+// One tile is one or two vectors wide; its activations stay in the first-level cache.
 //
 // Legend: P points of a tile, C plane channels, I inputs and O outputs of a layer. Rows of
 // activations are [width][P]; "turned" ones are [P][width], rounded up to whole vectors.
@@ -21,7 +21,8 @@ struct FieldTile {
   using V = typename S::Vector;
   using Taps = TileTaps<T, kBytes>;
   static constexpr int kLanes = S::kLanes, kVectors = Taps::kVectors, kPoints = Taps::kPoints;
-  static constexpr int kOutBlock = kBytes == 64 ? 8 : 4;
+  static constexpr int kOutBlock = kBytes == 64 ? 16 : 4;  // times kVectors registers of sums
+  static constexpr int kGradBlock = kBytes == 64 ? 8 : 4;  // times two
   static constexpr int kFoldTiles = 16;
 
   const RenderField<T>& field;
@@ -191,6 +192,29 @@ struct FieldTile {
     }
   }
 
+  // Calls the caches for the taps of points [first, last) of the next tile, line by line.
+  EPIGRAF_HD void call(int first, int last) const {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    const TriplaneShape& s = field.shape;
+    const int64_t pixels = s.pixel_stride + s.channels;
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      for (int p = first; p < last; ++p) {
+        const T* tap = planes + next->corner[plane][p];
+        for (int64_t k = 0; k < pixels; k += kLine) {
+          __builtin_prefetch(tap + k);
+          __builtin_prefetch(tap + s.row_stride + k);
+        }
+      }
+    }
+  }
+
+  // The share of outputs [first, first + count) of `all` in the calls: spread over the decoder's
+  // work, none of them waits for a free line buffer.
+  EPIGRAF_HD void call_share(int64_t first, int64_t count, int64_t all) const {
+    call(static_cast<int>(first * kPoints / all),
+         static_cast<int>((first + count) * kPoints / all));
+  }
+
   // (decoder 2-4): all layers, from rows[0] to rows[layers].
   EPIGRAF_HD void decode() {
     const DecoderLayers<T>& d = field.decoder;
@@ -200,6 +224,7 @@ struct FieldTile {
       for_blocks<kOutBlock>(d.widths[i + 1], [&](auto block, int64_t o) EPIGRAF_INLINE_LAMBDA {
         constexpr int kOut = decltype(block)::value;
         V sum[kOut][kVectors];
+        if (i == 0) call_share(o, kOut, d.widths[1]);
         multiply_block<kOut>(d.weights[i] + o * in, d.biases[i] + o, in, rows[i], sum);
         EPIGRAF_UNROLL
         for (int k = 0; k < kOut; ++k) {
@@ -226,16 +251,6 @@ struct FieldTile {
                 {s.plane_stride, s.row_stride, s.pixel_stride},
                 {2 * s.plane_stride, s.row_stride, s.pixel_stride}},
                fits);
-    EPIGRAF_UNROLL
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      for (int p = 0; p < kPoints; ++p) {
-        const T* tap = planes + next->corner[plane][p];
-        __builtin_prefetch(tap);
-        __builtin_prefetch(tap + s.pixel_stride);
-        __builtin_prefetch(tap + s.row_stride);
-        __builtin_prefetch(tap + s.row_stride + s.pixel_stride);
-      }
-    }
   }
 
   // The tile that was aimed at becomes the present one.
@@ -255,7 +270,7 @@ struct FieldTile {
   // (decoder 6): adds grad [O][P] x^T to the layer's sums; x turned is [P][I].
   EPIGRAF_HD void add_weight_grad(int layer, const T* grad, const T* x) {
     const int64_t stride = whole(width(layer));
-    for_blocks<kOutBlock>(width(layer + 1), [&](auto block, int64_t o) EPIGRAF_INLINE_LAMBDA {
+    for_blocks<kGradBlock>(width(layer + 1), [&](auto block, int64_t o) EPIGRAF_INLINE_LAMBDA {
       constexpr int kOut = decltype(block)::value;
       for_blocks<2>(stride / kLanes, [&](auto parts, int64_t first) EPIGRAF_INLINE_LAMBDA {
         constexpr int kParts = decltype(parts)::value;

@@ -74,6 +74,15 @@ struct PlaneBoxes {
 
   PlaneBoxes() = default;
 
+  // All pixels.
+  explicit PlaneBoxes(const TriplaneShape& s) {
+    for (PlaneBox& b : box) {
+      b = {0, 0, s.height, s.width, pixels};
+      pixels += b.pixels();
+      rows += s.height;
+    }
+  }
+
   PlaneBoxes(const Extent<T>& e, const TriplaneShape& shape) {
     for (int plane = 0; plane < kPlanes; ++plane) {
       const int u = plane_u(plane), v = plane_v(plane);

@@ -9,6 +9,8 @@
 
 #include "arena.h"
 #include "epigraf/render.h"
+#include "philox_blocks.h"
+#include "ray_order.h"
 #include "simd.h"
 
 namespace epigraf {
@@ -30,13 +32,17 @@ struct RayMarch {
   T* cdf;      // [S], or [n] transmittances
   T* draws;    // [F], ascending
   T* random;   // [N], numbers of a seed
+  RayOrder<T, kBytes> order;
 
   static int64_t row_memory(const RenderRays<T>& r) {
     return Arena<T>::round(r.coarse + r.fine + 2 * kLanes);
   }
-  static int64_t memory(const RenderRays<T>& r) { return kRows * row_memory(r); }
+  static int64_t memory(const RenderRays<T>& r) {
+    return kRows * row_memory(r) + RayOrder<T, kBytes>::memory(r.coarse, r.fine);
+  }
 
-  RayMarch(const RenderMarch<T>& m, const RenderRays<T>& r, Arena<T>& arena) : march(m), rays(r) {
+  RayMarch(const RenderMarch<T>& m, const RenderRays<T>& r, Arena<T>& arena)
+      : march(m), rays(r), order(r.coarse, r.fine, arena) {
     for (T** row : {&lower, &span, &raw, &decay, &weights, &cdf, &draws, &random}) {
       *row = arena.take(row_memory(r));
     }
@@ -53,8 +59,8 @@ struct RayMarch {
                                int64_t ray, int64_t count) const {
     if (given) return given + ray * stride;
     if (!seeded) return nullptr;
-    fill_random(stream, ray, count, [](const PhiloxBlock& block, T* to) EPIGRAF_INLINE_LAMBDA {
-      for (int i = 0; i < 4; ++i) to[i] = philox_unit<T>(block.words[i]);
+    fill_random(stream, ray, count, [](const uint32_t (&words)[4], T* to) EPIGRAF_INLINE_LAMBDA {
+      for (int i = 0; i < 4; ++i) to[i] = philox_unit<T>(words[i]);
     });
     return random;
   }
@@ -63,30 +69,29 @@ struct RayMarch {
                               int64_t count) const {
     if (given) return given + ray * count;
     if (!seeded) return nullptr;
-    fill_random(stream, ray, count, [](const PhiloxBlock& block, T* to) EPIGRAF_INLINE_LAMBDA {
-      philox_normal_pair(block.words[0], block.words[1], to[0], to[1]);
-      philox_normal_pair(block.words[2], block.words[3], to[2], to[3]);
+    fill_random(stream, ray, count, [](const uint32_t (&words)[4], T* to) EPIGRAF_INLINE_LAMBDA {
+      philox_normal_pair(words[0], words[1], to[0], to[1]);
+      philox_normal_pair(words[2], words[3], to[2], to[3]);
     });
     return random;
   }
 
-  // Four numbers a block; a row may begin within one.
+  // Four numbers a block, a few blocks side by side; a row may begin within one.
   template <typename Numbers>
   EPIGRAF_HD void fill_random(uint32_t stream, int64_t ray, int64_t count, Numbers numbers) const {
+    using Blocks = PhiloxBlocks<kBytes>;
     const uint64_t begin = rays.place_in_stream(ray) * static_cast<uint64_t>(count);
     const int64_t skipped = static_cast<int64_t>(begin % 4);
-    if (skipped == 0) {
-      for (int64_t k = 0; k < count; k += 4) {
-        numbers(philox_block(rays.seeds.seed, stream, (begin + k) / 4), random + k);
+    for (int64_t k = -skipped; k < count; k += 4 * Blocks::kCount) {
+      const Blocks blocks(rays.seeds.seed, stream, (begin + k) / 4);
+      T some[4 * Blocks::kCount];
+      EPIGRAF_UNROLL
+      for (int i = 0; i < Blocks::kCount; ++i) {
+        numbers({blocks.word(0, i), blocks.word(1, i), blocks.word(2, i), blocks.word(3, i)},
+                some + 4 * i);
       }
-      return;
-    }
-    for (int64_t k = -skipped; k < count; k += 4) {
-      T block[4];
-      numbers(philox_block(rays.seeds.seed, stream, (begin + k) / 4), block);
-      for (int64_t i = std::max<int64_t>(0, -k); i < std::min<int64_t>(4, count - k); ++i) {
-        random[k + i] = block[i];
-      }
+      const int64_t from = std::max<int64_t>(k, 0), to = std::min(k + 4 * Blocks::kCount, count);
+      std::copy(some + (from - k), some + (to - k), random + from);
     }
   }
 
@@ -149,7 +154,7 @@ struct RayMarch {
 
   // (render 4, 5): depths of the second pass, ascending, from the raw densities of the first, which
   // are `step` apart.
-  EPIGRAF_HD void refine(int64_t ray, const T* t, const T* density, int64_t step, T* t_fine) const {
+  EPIGRAF_HD void refine(int64_t ray, const T* t, const T* density, int64_t step, T* t_fine) {
     const int64_t n = rays.coarse, fresh = rays.fine;
     const T* noise =
         normals(rays.coarse_noise, rays.seeds.coarse_noise, kCoarseNoiseStream, ray, n);
@@ -158,39 +163,8 @@ struct RayMarch {
     Carry transmittance = 1;
     for (int64_t k = 0; k < n; ++k) weights[k] = composite_step_decay(decay[k], transmittance);
     importance_cdf(weights, n, cdf);
-    sort_draws(uniforms(rays.u, rays.u_stride, rays.seeds.u, kImportanceStream, ray, fresh), fresh);
-    importance_depths(t, cdf, n, draws, fresh, t_fine);
-  }
-
-  // u, ascending, into draws. Spread evenly as they are, one pass into buckets nearly sorts them.
-  EPIGRAF_HD void sort_draws(const T* u, int64_t count) const {
-    constexpr int kBuckets = 64;
-    int64_t starts[kBuckets + 1] = {};
-    const auto bucket = [](T x) EPIGRAF_INLINE_LAMBDA {
-      return x > T(0) ? (x < T(1) ? static_cast<int>(x * T(kBuckets)) : kBuckets - 1) : 0;
-    };
-    for (int64_t k = 0; k < count; ++k) ++starts[bucket(u[k]) + 1];
-    for (int b = 0; b < kBuckets; ++b) starts[b + 1] += starts[b];
-    for (int64_t k = 0; k < count; ++k) draws[starts[bucket(u[k])]++] = u[k];
-    insertion_sort(draws, count);
-  }
-
-  // (render 6): the order of a ray's samples by depth, a fine one before a coarse one of the same
-  // depth. Sample k of the merged ray is sample `order[k]` of the coarse ones or, from S on, of the
-  // fine ones; its depth is t[k].
-  EPIGRAF_HD void merge(const T* t_coarse, const T* t_fine, int32_t* order, T* t) const {
-    const int64_t n = rays.coarse, fresh = rays.fine;
-    int64_t a = 0, b = 0;
-    while (a < fresh && b < n) {
-      const bool take_fine = !(t_coarse[b] < t_fine[a]);
-      const int64_t k = a + b;
-      order[k] = static_cast<int32_t>(take_fine ? n + a : b);
-      t[k] = take_fine ? t_fine[a] : t_coarse[b];
-      a += take_fine;
-      b += !take_fine;
-    }
-    for (; a < fresh; ++a) order[a + b] = static_cast<int32_t>(n + a), t[a + b] = t_fine[a];
-    for (; b < n; ++b) order[a + b] = static_cast<int32_t>(b), t[a + b] = t_coarse[b];
+    order.sort(uniforms(rays.u, rays.u_stride, rays.seeds.u, kImportanceStream, ray, fresh), draws);
+    order.place(t, cdf, draws, t_fine);
   }
 
   // (composite 2-5) of one ray: features, depth, opacity, transmittance. t [n], colours and raw

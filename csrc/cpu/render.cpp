@@ -14,6 +14,7 @@
 #include "field_tile.h"
 #include "projected_tile.h"
 #include "ray_march.h"
+#include "sparse_rays.h"
 
 namespace epigraf {
 namespace {
@@ -189,7 +190,7 @@ struct Renderer {
   // Merges the samples of ray i of the bundle and composites them.
   EPIGRAF_HD void finish(const RenderForward<T>& p, int64_t ray, int64_t i, int64_t count) {
     const int64_t n = rays.coarse + rays.fine;
-    march.merge(t_coarse + i * rays.coarse, t_fine + i * rays.fine, order.data(), t);
+    march.order.merge(t_coarse + i * rays.coarse, t_fine + i * rays.fine, order.data(), t);
     for (int o = 0; o < kOutputs; ++o) {
       const int32_t* from = order.data();
       EPIGRAF_SIMD
@@ -267,6 +268,22 @@ int64_t bundle_size(const RenderField<T>& f, const RenderRays<T>& r, int threads
   return std::min(rays_in_bundle(r.coarse + r.fine), std::max<int64_t>(share, 1));
 }
 
+// What a thread renders bundles with: all samples, or those that may absorb light.
+template <typename T, int kBytes, typename Tile>
+struct Worker {
+  Renderer<T, kBytes, Tile> renderer;
+  std::unique_ptr<SparseRays<T, kBytes, Tile>> sparse;
+
+  Worker(const RenderForward<T>& p, int64_t most)
+      : renderer(p.field, p.march, p.rays, most, false) {
+    if (!p.grid.words) return;
+    sparse = std::make_unique<SparseRays<T, kBytes, Tile>>(p, renderer.tile, renderer.march, most);
+  }
+  EPIGRAF_HD void forward(const RenderForward<T>& p, const Bundle& bundle) {
+    sparse ? sparse->forward(bundle) : renderer.forward(p, bundle);
+  }
+};
+
 // The planes of a batch element.
 template <typename T>
 const T* planes_of(const RenderField<T>& f, int64_t element) {
@@ -280,15 +297,13 @@ void forward_direct(const RenderForward<T>& p, int threads) {
   FirstError error;
 #pragma omp parallel num_threads(threads)
   {
-    std::unique_ptr<Renderer<T, kBytes>> renderer;
-    error.run([&] {
-      renderer = std::make_unique<Renderer<T, kBytes>>(p.field, p.march, p.rays, most, false);
-    });
+    std::unique_ptr<Worker<T, kBytes, FieldTile<T, kBytes>>> worker;
+    error.run([&] { worker = std::make_unique<Worker<T, kBytes, FieldTile<T, kBytes>>>(p, most); });
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < static_cast<int64_t>(bundles.size()); ++i) {
-      if (!renderer) continue;
-      renderer->tile.enter(planes_of(p.field, bundles[i].first / p.rays.rays));
-      Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA { renderer->forward(p, bundles[i]); });
+      if (!worker) continue;
+      worker->renderer.tile.enter(planes_of(p.field, bundles[i].first / p.rays.rays));
+      Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA { worker->forward(p, bundles[i]); });
     }
   }
   error.rethrow();
@@ -329,31 +344,56 @@ void forward_projected(const RenderForward<T>& p, int threads) {
   LargeMemory<T> memory;
   FirstError error;
   for (int64_t element = 0; element < p.field.shape.batch; ++element) {
-    const PlaneBoxes<T> boxes(extent_of_rays(p.rays, element, p.field.cube_scale), p.field.shape);
+    const PlaneBoxes<T> boxes =
+        p.projected
+            ? PlaneBoxes<T>(p.field.shape)
+            : PlaneBoxes<T>(extent_of_rays(p.rays, element, p.field.cube_scale), p.field.shape);
     const auto bundles = bundles_of(element, 1, p.rays, most);
-    T* data = memory.at_least(boxes.pixels * width);
+    const int64_t count = boxes.pixels * width;
+    T* fresh = p.projected ? nullptr : memory.at_least(count);
+    const T* data = p.projected ? p.projected + element * count : fresh;
 #pragma omp parallel num_threads(threads)
     {
       std::unique_ptr<Arena<T>> arena;
       std::unique_ptr<FirstLayer<T, kBytes>> layer;
-      std::unique_ptr<Renderer<T, kBytes, Tile>> renderer;
+      std::unique_ptr<Worker<T, kBytes, Tile>> worker;
       error.run([&] {
         const int64_t channels = p.field.shape.channels;
         arena = std::make_unique<Arena<T>>(FirstLayer<T, kBytes>::memory(channels));
         layer = std::make_unique<FirstLayer<T, kBytes>>(channels, *arena);
-        renderer =
-            std::make_unique<Renderer<T, kBytes, Tile>>(p.field, p.march, p.rays, most, false);
-        renderer->tile.enter({boxes, data});
+        worker = std::make_unique<Worker<T, kBytes, Tile>>(p, most);
+        worker->renderer.tile.enter({boxes, data});
       });
-      project_planes<T, kBytes>(p.field, element, boxes, layer.get(), data);
+      if (fresh) project_planes<T, kBytes>(p.field, element, boxes, layer.get(), fresh);
 #pragma omp for schedule(dynamic)
       for (int64_t i = 0; i < static_cast<int64_t>(bundles.size()); ++i) {
-        if (!renderer) continue;
-        Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA { renderer->forward(p, bundles[i]); });
+        if (!worker) continue;
+        Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA { worker->forward(p, bundles[i]); });
       }
     }
     error.rethrow();
   }
+}
+
+// All planes of all batch elements behind the first layer, for renderings to come.
+template <typename T, int kBytes>
+void project_all(const RenderField<T>& field, T* to, int threads) {
+  const PlaneBoxes<T> boxes(field.shape);
+  const int64_t count = boxes.pixels * ProjectedTile<T, kBytes>::whole(field.decoder.widths[1]);
+  FirstError error;
+#pragma omp parallel num_threads(threads)
+  {
+    std::unique_ptr<Arena<T>> arena;
+    std::unique_ptr<FirstLayer<T, kBytes>> layer;
+    error.run([&] {
+      arena = std::make_unique<Arena<T>>(FirstLayer<T, kBytes>::memory(field.shape.channels));
+      layer = std::make_unique<FirstLayer<T, kBytes>>(field.shape.channels, *arena);
+    });
+    for (int64_t element = 0; element < field.shape.batch; ++element) {
+      project_planes<T, kBytes>(field, element, boxes, layer.get(), to + element * count);
+    }
+  }
+  error.rethrow();
 }
 
 template <typename T, int kBytes>
@@ -432,6 +472,22 @@ void render_backward_cpu(const RenderBackward<T>& params, int threads) {
   with_vectors([&](auto bytes) { backward_all<T, decltype(bytes)::value>(params, threads); });
 }
 
+template <typename T>
+void render_project_cpu(const RenderField<T>& field, T* to, int threads) {
+  with_vectors([&](auto bytes) { project_all<T, decltype(bytes)::value>(field, to, threads); });
+}
+
+int64_t render_projected_size(const TriplaneShape& shape, int64_t units, bool is_double) {
+  int64_t lanes = 1;
+  with_vectors([&](auto bytes) {
+    lanes =
+        decltype(bytes)::value / static_cast<int64_t>(is_double ? sizeof(double) : sizeof(float));
+  });
+  return kPlanes * shape.height * shape.width * ((units + lanes - 1) / lanes * lanes);
+}
+
+template void render_project_cpu(const RenderField<float>&, float*, int);
+template void render_project_cpu(const RenderField<double>&, double*, int);
 template void render_forward_cpu(const RenderForward<float>&, int);
 template void render_forward_cpu(const RenderForward<double>&, int);
 template void render_backward_cpu(const RenderBackward<float>&, int);

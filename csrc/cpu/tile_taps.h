@@ -1,6 +1,6 @@
 // Where the points of a tile fall on the planes (triplane 1, 2), lanes over points.
 //
-// Legend: P points of a tile, two vectors of them.
+// Legend: P points of a tile, one or two vectors of them.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,8 @@ struct TileTaps {
   using S = Simd<T, kBytes>;
   using V = typename S::Vector;
   using Int = typename S::Int;
-  static constexpr int kLanes = S::kLanes, kVectors = 2, kPoints = kLanes * kVectors;
+  static constexpr int kLanes = S::kLanes, kVectors = kBytes == 64 ? 1 : 2;
+  static constexpr int kPoints = kLanes * kVectors;  // whose taps stay in the first-level cache
 
   const T* coords[3];                  // [P] each, in plane coordinates
   alignas(64) T gathered[3][kPoints];  // where they are not neighbours in memory

@@ -52,15 +52,6 @@ __device__ T edited_weight(const Sample<T>& s, const CompositeShape& shape, T op
   return shape.last_back && last ? s.weight + (T(1) - opacity) : s.weight;
 }
 
-// How many samples of a chunk come before the first that less than eps of the light reaches: 32
-// where there is none (composite 10).
-template <typename T>
-__device__ int lit_lanes(const Sample<T>& s, T eps) {
-  const unsigned dark = __ballot_sync(kAllLanes, s.exists && s.transmittance < eps);
-  const unsigned up_to_here = kAllLanes >> (kWarp - 1 - lane_index());
-  return sum_over_warp(int((dark & up_to_here) == 0));
-}
-
 // The samples behind an early stop: no weight but for the last_back edit. Adds to the lane's depth.
 template <typename T>
 __device__ void leave_out(const CompositeRay<T>& ray, const CompositeShape& shape,
@@ -83,7 +74,7 @@ __global__ void __launch_bounds__(kBlockThreads) composite_forward_kernel(Compos
   if (samples == 0 && lane_index() == 0) *out.transmittance = T(1);
   for (int64_t chunk = 0; chunk < lit; chunk += kWarp) {
     const Sample<T> s = absorb_chunk(ray, samples, chunk, transmittance);
-    const int lanes = eps > T(0) ? lit_lanes(s, eps) : kWarp;
+    const int lanes = eps > T(0) ? lanes_before(s.exists && s.transmittance < eps) : kWarp;
     if (lanes < kWarp) lit = chunk + lanes;
     opacity += sum_over_warp(s.k < lit ? s.weight : T(0));
     if (s.k == lit && s.exists) *out.transmittance = s.transmittance;

@@ -49,24 +49,74 @@ struct ForwardMemory {
         order(reinterpret_cast<int*>(outputs + kOutputs * sizes.samples())) {}
 };
 
-// (render 2): outputs of `count` samples from `first` on.
+// (occupancy 9): the cells of a ray's scene, and whether its last coarse sample counts wherever it
+// lies, since it stands for all that is behind it.
+template <typename T>
+struct RayCells {
+  OccupancyCells<T> grid;  // without words: nothing is known
+  bool last_counts;
+
+  __device__ RayCells(const RenderForward<T>& p, int64_t ray)
+      : grid(p.grid),
+        last_counts(p.march.last_back ||
+                    (!p.march.finite_interval && p.rays.last_delta[ray] > T(0))) {
+    if (grid.words) grid.words += ray / p.rays.rays * words_of_grid(grid.resolution);
+  }
+  __device__ bool wanted(const RayLine<T>& line, T t, bool last) const {
+    if (!grid.words || (last && last_counts)) return true;
+    T x[3];
+    for (int i = 0; i < 3; ++i) x[i] = line.origin[i] + line.direction[i] * t;
+    return may_absorb(grid, x[0], x[1], x[2]);
+  }
+};
+
+// Whether less than early_stop_eps of the light is left behind the chunk of samples from `first`
+// on.
+template <typename T>
+__device__ bool is_dark(const RenderForward<T>& p, const ForwardMemory<T>& memory, int64_t ray,
+                        int first, T& transmittance) {
+  const int samples = int(p.rays.coarse), k = first + lane_index();
+  const SampleRow<T> row = {memory.t, samples, false};
+  const T* raw = memory.outputs + (kOutputs - 1) * samples;
+  const bool exists = k < samples;
+  const T decay = exists ? interval_at(p.rays, p.march, row, ray, k, raw[k]).decay : T(1);
+  absorb(exists, decay, transmittance);
+  return transmittance < p.march.early_stop_eps;
+}
+
+// (render 2): outputs of `count` samples from `first` on; of a ray that `stops`, up to the chunk
+// behind which it is dark. Where the cells are empty there is nothing.
 template <int kBlock, typename T>
-__device__ void evaluate(const WarpField<T>& at, const RayLine<T>& line,
-                         const ForwardMemory<T>& memory, int samples, int first, int count) {
+__device__ void evaluate(const RenderForward<T>& p, const WarpField<T>& at,
+                         const ForwardMemory<T>& memory, int64_t ray, int first, int count,
+                         bool stops) {
+  const RayLine<T> line = line_of_ray(p.rays, ray);
+  const RayCells<T> cells(p, ray);
+  const int samples = int(p.rays.coarse + p.rays.fine);
+  T transmittance = 1;
   for (int chunk = 0; chunk < count; chunk += kWarp) {
     const int k = first + chunk + lane_index(), left = count - chunk;
-    const bool exists = lane_index() < left;
-    T point[3];
-    at.place(line, memory.t[exists ? k : first], point);
-    at.template look_up<kBlock>(taps_at(at.field, point),
-                                left < kWarp ? (1u << left) - 1u : kAllLanes);
-    T out[kOutputs];
-    decode(at.decoder, at.tile + lane_index() * at.row, out);
-    out[kOutputs - 1] += at.prior(point);
+    const bool exists = lane_index() < left, last = first == 0 && k + 1 == count;
+    const T t = memory.t[exists ? k : first];
+    const bool wanted = exists && cells.wanted(line, t, last);
+    const unsigned lanes = __ballot_sync(kAllLanes, wanted);
+    T out[kOutputs] = {};
+    if (lanes != 0) {
+      T point[3];
+      at.place(line, t, point);
+      at.template look_up<kBlock>(taps_at(at.field, point), lanes);
+      decode(at.decoder, at.tile + lane_index() * at.row, out);
+      out[kOutputs - 1] += at.prior(point);
+    }
+    if (!wanted) {
+      for (T& x : out) x = 0;
+      out[kOutputs - 1] = T(-INFINITY);
+    }
     for (int o = 0; o < kOutputs; ++o) {
       if (exists) memory.outputs[o * samples + k] = out[o];
     }
     __syncwarp();
+    if (stops && is_dark(p, memory, ray, first + chunk, transmittance)) return;
   }
 }
 
@@ -97,8 +147,10 @@ __device__ void integrate(const RenderForward<T>& p, const T* t, const T* output
                           int samples, int64_t ray) {
   const SampleRow<T> row = {t, samples, false};
   T* saved = p.saved ? p.saved + ray * kSaved * samples : nullptr;
+  const T eps = p.march.early_stop_eps;
+  int lit = samples;  // samples in front of the early stop (composite 10)
   T transmittance = 1, opacity = 0, depth = 0, sum[3] = {};
-  for (int chunk = 0; chunk < samples; chunk += kWarp) {
+  for (int chunk = 0; chunk < lit; chunk += kWarp) {
     const int k = chunk + lane_index(), from = k < samples && order ? order[k] : k;
     const bool exists = k < samples;
     T out[kOutputs] = {}, decay = 1;
@@ -108,8 +160,11 @@ __device__ void integrate(const RenderForward<T>& p, const T* t, const T* output
     }
     if (exists) decay = interval_at(p.rays, p.march, row, ray, k, out[kOutputs - 1]).decay;
     const Absorbed<T> absorbed = absorb(exists, decay, transmittance);
-    opacity += sum_over_warp(absorbed.weight);
-    if (!exists) continue;
+    const int lanes = eps > T(0) ? lanes_before(exists && absorbed.transmittance < eps) : kWarp;
+    if (lanes < kWarp) lit = chunk + lanes;
+    opacity += sum_over_warp(k < lit ? absorbed.weight : T(0));
+    if (k == lit && exists) p.transmittance[ray] = absorbed.transmittance;
+    if (k >= lit) continue;
     const bool last = k + 1 == samples;
     const T weight =
         p.march.last_back && last ? absorbed.weight + (T(1) - opacity) : absorbed.weight;
@@ -117,6 +172,11 @@ __device__ void integrate(const RenderForward<T>& p, const T* t, const T* output
     for (int c = 0; c < 3; ++c) sum[c] += weight * out[c];
     if (saved) saved[kOutputs * samples + k] = t[k];
     if (last) p.transmittance[ray] = absorbed.transmittance;
+  }
+  if (lit < samples && p.march.last_back && lane_index() == 0) {
+    const int last = samples - 1, from = order ? order[last] : last;
+    depth += (T(1) - opacity) * t[last];
+    for (int c = 0; c < 3; ++c) sum[c] += (T(1) - opacity) * outputs[c * samples + from];
   }
   depth = sum_over_warp(depth);
   for (T& x : sum) x = sum_over_warp(x);
@@ -138,13 +198,13 @@ __global__ void __launch_bounds__(kForwardThreads, kRenderResident<T>)
     const WarpField<T> at = {p.field,        decoder,
                              lanes,          planes_of_ray(p.field, p.rays, ray),
                              memory.scratch, int(sizes.tile_row())};
-    const RayLine<T> line = line_of_ray(p.rays, ray);
     const T* t = memory.t;
+    const bool stops = p.march.early_stop_eps > T(0) && fine == 0 && !p.march.last_back;
     stratify(p.rays, ray, memory.t);
-    evaluate<kBlock>(at, line, memory, samples, 0, coarse);
+    evaluate<kBlock>(p, at, memory, ray, 0, coarse, stops);
     if (fine > 0) {
       refine(p, sizes, memory, ray);
-      evaluate<kBlock>(at, line, memory, samples, coarse, fine);
+      evaluate<kBlock>(p, at, memory, ray, coarse, fine, false);
       int* counts = reinterpret_cast<int*>(memory.scratch + samples);
       merge(memory.t, coarse, fine, counts, memory.order, memory.scratch);
       t = memory.scratch;

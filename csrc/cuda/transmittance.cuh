@@ -21,6 +21,13 @@ __device__ T product_below(T factor, T& before) {
   return product;
 }
 
+// How many lanes come before the first that is dark: 32 where there is none (composite 10).
+__device__ inline int lanes_before(bool dark) {
+  const unsigned all = __ballot_sync(kAllLanes, dark);
+  const unsigned up_to_here = kAllLanes >> (kWarp - 1 - lane_index());
+  return sum_over_warp(int((all & up_to_here) == 0));
+}
+
 // The map dL/dT_{k+1} -> dL/dT_k of a run of samples, which is affine: offset + slope x.
 template <typename T>
 struct Affine {

@@ -115,7 +115,8 @@ struct Scene {
   epigraf::RenderForward<T> forward_params(Rendered<T>& r) const {
     auto& o = r.outputs;
     return {field(),     march,       marched(),   o[0].data(),
-            o[1].data(), o[2].data(), o[3].data(), o[4].empty() ? nullptr : o[4].data()};
+            o[1].data(), o[2].data(), o[3].data(), o[4].empty() ? nullptr : o[4].data(),
+            {},          nullptr};
   }
 
   // The gradient of output i.

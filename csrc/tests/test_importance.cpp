@@ -162,16 +162,6 @@ TEST(depths_in_every_order) {
   });
 }
 
-TEST(sorted_draws_give_the_depths_of_single_draws) {
-  Problem<double> p(1, 40, 33);
-  std::sort(p.u.begin(), p.u.end());
-  std::vector<double> cdf(40), depths(33);
-  importance_cdf(p.weights.data(), 40, cdf.data());
-  importance_depths(p.t.data(), cdf.data(), 40, p.u.data(), 33, depths.data());
-  const auto single = depths_of(p, 1);
-  for (int i = 0; i < 33; ++i) CHECK_NEAR(depths[i], single[i], 1e-14);
-}
-
 TEST(many_samples_take_fewer_warps) {
   const Problem<double> p(3, 3000, 5);
   const auto gpu = depths_of(p, 0), cpu = depths_of(p, 1);

@@ -208,20 +208,120 @@ TEST(transpose_turns_rows_into_columns) {
   }
 }
 
+// Calls body(order) with the memory of a ray of S and F samples, for every width and type.
+template <typename Body>
+void for_orders(int64_t coarse, int64_t fine, Body body) {
+  for_widths([&](auto bytes) {
+    const auto with = [&](auto zero) {
+      using T = decltype(zero);
+      using Order = epigraf::RayOrder<T, decltype(bytes)::value>;
+      epigraf::Arena<T> arena(Order::memory(coarse, fine));
+      body(Order(coarse, fine, arena), zero);
+    };
+    with(0.0f), with(0.0);
+  });
+}
+
 TEST(importance_depths_worked) {
   // Weights 1 in the middle of five samples at 0 1 2 3 4: midpoints .5 1.5 2.5 3.5, inner weights
   // 0 1 0, each + 2e-5.
-  const double t[] = {0, 1, 2, 3, 4}, weights[] = {0, 0, 1, 0, 0};
-  double cdf[4], depths[3];
-  epigraf::importance_cdf(weights, 5, cdf);
-  CHECK_NEAR(cdf[1], 2e-5 / 1.00006, 1e-12);
-  CHECK_NEAR(cdf[2], 1.00004 / 1.00006, 1e-12);
-  CHECK_NEAR(cdf[3], 1, 1e-12);
-  const double u[] = {0, 0.5, 1};
-  epigraf::importance_depths(t, cdf, 5, u, 3, depths);
-  CHECK_NEAR(depths[0], 0.5, 1e-12);
-  CHECK_NEAR(depths[1], 2, 1e-9);
-  CHECK_NEAR(depths[2], 3.5, 1e-9);
+  const double weights[] = {0, 0, 1, 0, 0};
+  double exact[4];
+  epigraf::importance_cdf(weights, 5, exact);
+  CHECK_NEAR(exact[1], 2e-5 / 1.00006, 1e-12);
+  CHECK_NEAR(exact[2], 1.00004 / 1.00006, 1e-12);
+  CHECK_NEAR(exact[3], 1, 1e-12);
+  for_orders(5, 3, [&](auto order, auto zero) {
+    using T = decltype(zero);
+    const T t[] = {0, 1, 2, 3, 4};
+    const T cdf[] = {T(exact[0]), T(exact[1]), T(exact[2]), T(exact[3])};
+    T draws[32] = {0, T(0.5), 1}, depths[32];
+    order.place(t, cdf, draws, depths);
+    CHECK_NEAR(depths[0], 0.5, 1e-6);
+    CHECK_NEAR(depths[1], 2, 1e-6);
+    CHECK_NEAR(depths[2], 3.5, 1e-6);
+  });
+}
+
+// Sorted draws give the depths of single draws, each found by bisection.
+TEST(draws_are_sorted_and_placed) {
+  for (int64_t fine : {1, 15, 16, 33}) {
+    for_orders(9, fine, [&](auto order, auto zero) {
+      using T = decltype(zero);
+      auto u = random_values<T>(fine, T(0), T(1), 3);
+      for (int64_t i = 1; i < fine; i += 4) u[i] = u[i - 1];  // equal ones
+      const auto weights = random_values<T>(9, T(0), T(1), 4);
+      auto t = random_values<T>(9, T(0), T(1), 5);
+      std::sort(t.begin(), t.end());
+      T cdf[8];
+      epigraf::importance_cdf(weights.data(), 9, cdf);
+      std::vector<T> draws(fine + 16), depths(fine + 16);
+      order.sort(u.data(), draws.data());
+      order.place(t.data(), cdf, draws.data(), depths.data());
+      std::sort(u.begin(), u.end());
+      for (int64_t i = 0; i < fine; ++i) {
+        CHECK_EQUAL(draws[i], u[i]);
+        const int64_t above = epigraf::importance_above(cdf, 9, u[i]);
+        CHECK_NEAR(depths[i], epigraf::importance_depth(t.data(), cdf, 9, above, u[i]), 1e-6);
+        if (i > 0) CHECK(depths[i - 1] <= depths[i]);
+      }
+    });
+  }
+}
+
+// Fine samples are 0, 1, ... in a stable sort, so that of equal depths they come first.
+TEST(merge_is_a_stable_sort) {
+  for (int64_t fine : {0, 1, 16, 37}) {
+    for_orders(21, fine, [&](auto order, auto zero) {
+      using T = decltype(zero);
+      auto t = random_values<T>(fine + 21, T(0), T(8), 6);
+      for (T& x : t) x = std::floor(x);  // many equal depths
+      std::sort(t.begin(), t.begin() + fine);
+      std::sort(t.begin() + fine, t.end());
+      std::vector<T> padded(t.begin(), t.begin() + fine), merged(fine + 21);
+      padded.resize(fine + 16);
+      std::vector<int32_t> found(fine + 21);
+      order.merge(t.data() + fine, padded.data(), found.data(), merged.data());
+      std::vector<int32_t> expected(fine + 21);
+      std::iota(expected.begin(), expected.end(), 0);
+      std::stable_sort(expected.begin(), expected.end(), [&](int a, int b) { return t[a] < t[b]; });
+      for (size_t k = 0; k < expected.size(); ++k) {
+        CHECK_EQUAL(merged[k], t[expected[k]]);
+        CHECK_EQUAL(found[k], expected[k] < fine ? 21 + expected[k] : expected[k] - fine);
+      }
+    });
+  }
+}
+
+TEST(order_is_a_permutation_whatever_comes) {
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  for_orders(3, 18, [&](auto order, auto zero) {
+    using T = decltype(zero);
+    std::vector<T> fine(32, T(1)), coarse = {T(kNan), 2, 0}, draws(32), merged(21);
+    fine[0] = fine[7] = T(kNan), fine[3] = 5;
+    order.sort(fine.data(), draws.data());
+    CHECK_EQUAL(draws[0], T(1));
+    CHECK_EQUAL(draws[15], T(5));
+    CHECK(draws[16] > T(5) && draws[17] > T(5));
+    std::vector<int32_t> found(21), sorted(21);
+    order.merge(coarse.data(), fine.data(), found.data(), merged.data());
+    std::iota(sorted.begin(), sorted.end(), 0);
+    std::sort(found.begin(), found.end());
+    CHECK(found == sorted);
+  });
+}
+
+TEST(philox_blocks_are_those_of_single_blocks) {
+  for_widths([&](auto bytes) {
+    using Blocks = epigraf::PhiloxBlocks<decltype(bytes)::value>;
+    for (const uint64_t first : {uint64_t{0}, uint64_t{12345678901}, uint64_t{0xFFFFFFFEu}}) {
+      const Blocks blocks(0xFEDCBA9876543210u, 3, first);
+      for (int i = 0; i < Blocks::kCount; ++i) {
+        const auto expected = epigraf::philox_block(0xFEDCBA9876543210u, 3, first + i);
+        for (int w = 0; w < 4; ++w) CHECK_EQUAL(blocks.word(w, i), expected.words[w]);
+      }
+    }
+  });
 }
 
 TEST(all_widths_agree) {

@@ -236,6 +236,76 @@ TEST(nothing_is_saved_where_nothing_is_wanted) {
   check_near(ours.outputs, scene.on_cpu().outputs, kDouble);
 }
 
+// Samples behind the stop are not evaluated where there is one pass; 70 samples are three chunks.
+TEST(early_stop_equals_the_cpu) {
+  for (int64_t fine : {0, 33}) {
+    for (bool last_back : {false, true}) {
+      for (double eps : {0.5, 0.05, 1e-9}) {
+        Scene<double> scene(sized(9, 70, fine));
+        scene.march.gain = 20;
+        scene.march.last_back = last_back;
+        scene.march.early_stop_eps = eps;
+        Rendered<double> ours = scene.nothing(), expected = scene.nothing();
+        for (Rendered<double>* r : {&ours, &expected}) r->outputs[4].clear();
+        render_forward_cuda(scene.forward_params(ours), kStream);
+        render_forward_cpu(scene.forward_params(expected), 1);
+        check_near(ours.outputs, expected.outputs, kDouble);
+      }
+    }
+  }
+}
+
+// By hand: densities of ln 2 and steps of one, so that each interval takes half of the light; a
+// quarter is left for the third sample, which is less than eps.
+TEST(occupancy_equals_the_cpu) {
+  for (int flags = 0; flags < 8; ++flags) {
+    for (int64_t fine : {0, 5}) {
+      Scene<double> scene(sized(9, 40, fine));
+      scene.march.relu = flags & 1;
+      scene.march.finite_interval = flags & 2;
+      scene.march.last_back = flags & 4;
+      scene.final_noise.clear();
+      const auto values = random_values<double>(scene.sizes.batch * 1024, 0, 1, 9);
+      std::vector<uint32_t> words;
+      for (double x : values) words.push_back(x < 0.7 ? 0u : uint32_t(x * 4e9));
+      const auto run = [&](auto forward) {
+        Rendered<double> r = scene.nothing();
+        RenderForward<double> p = scene.forward_params(r);
+        p.saved = nullptr;
+        p.grid = {32, words.data(), 0.9};
+        forward(p);
+        return r.outputs;
+      };
+      const auto cpu = run([](const auto& p) { render_forward_cpu<double>(p, 2); });
+      const auto cuda = run([](const auto& p) { render_forward_cuda<double>(p, kStream); });
+      check_near(cuda, cpu, 1e-7);  // an empty sample adds 1e-10 to the transmittance, or nothing
+      CHECK(cpu[0] != scene.on_cpu().outputs[0]);  // something was left out
+    }
+  }
+}
+
+TEST(early_stop_by_hand) {
+  SceneSizes sizes = sized(1, 40, 0);
+  sizes.batch = 1;
+  Scene<double> scene(sizes);
+  std::fill(scene.weight1.begin(), scene.weight1.end(), 0.0);
+  scene.bias1 = {1, 2, 3, std::log(2.0)};
+  scene.prior = 0;
+  scene.march = {0, 1, 0, true, false, false, 0.3};
+  scene.jitter.clear();
+  scene.final_noise.clear();
+  scene.near[0] = 0;
+  scene.far[0] = 39;
+  Rendered<double> r = scene.nothing();
+  r.outputs[4].clear();
+  render_forward_cuda(scene.forward_params(r), kStream);
+  const std::vector<double> features = {0.75, 1.5, 2.25};
+  for (int c = 0; c < 3; ++c) CHECK_NEAR(r.outputs[0][c], features[c], 1e-9);
+  CHECK_NEAR(r.outputs[1][0], 0.25, 1e-9);  // 1/2 at 0, 1/4 at 1
+  CHECK_NEAR(r.outputs[2][0], 0.75, 1e-9);
+  CHECK_NEAR(r.outputs[3][0], 0.25, 1e-9);
+}
+
 TEST(gradients_are_added) {
   const Scene<double> scene(sized(5, 7, 5));
   const Rendered<double> once = scene.on_cuda();

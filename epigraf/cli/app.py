@@ -24,11 +24,14 @@ from epigraf.cli import (
     configs,
     data,
     demo,
+    doctor,
     export,
     history,
+    imports,
     info,
     mesh,
     metrics,
+    plan,
     sample,
     train,
     video,
@@ -85,8 +88,14 @@ class Commands(TyperGroup):
         except Exception as error:
             if _is_usage(error) or os.environ.get("EPIGRAF_DEBUG", "0") not in ("", "0"):
                 raise
-            typer.echo(f"error: {describe_error(error)}", err=True)
+            typer.echo(f"error: {speaker()}{describe_error(error)}", err=True)
             raise typer.Exit(1) from None
+
+
+def speaker() -> str:
+    """`rank 1 of 4: ` in one of several processes that train together, nothing in a single one."""
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return f"rank {rank} of {size}: " if rank and size not in ("", "1") else ""
 
 
 def _is_usage(error: Exception) -> bool:
@@ -131,17 +140,20 @@ def options(
     """Options of the command as a whole; the help text is the group's."""
 
 
+app.command()(plan.plan)
 app.command()(train.train)
 app.command()(sample.sample)
 app.command()(video.video)
 app.command()(mesh.mesh)
 app.add_typer(data.app, name="data")
+app.command("import")(imports.import_)
 app.command()(export.export)
 app.command()(history.history)
 app.command()(metrics.metrics)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.command()(info.info)
+app.command()(doctor.doctor)
 app.command()(configs.configs)
 
 
@@ -155,4 +167,7 @@ def main() -> None:
     if bench.DEFAULT_MALLOC not in sys.argv:
         keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminated)
-    app(prog_name="epigraf")
+    try:
+        app(prog_name="epigraf")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception has nowhere to go any more

@@ -1,21 +1,14 @@
-"""Arguments that several commands share, and how their text is read.
-
-This is the edge where text becomes numbers and Enums; nothing below sees a string mode.
-"""
+"""Options that several commands share; `values.py` reads what they were given."""
 
 from __future__ import annotations
 
-import math
-import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from epigraf.errors import EpigrafError
-
-MAX_SEEDS = 100_000
+_OBJECTS, _CAMERA, _PICTURE, _MACHINE = "Objects", "Camera", "Picture", "Machine"
 
 Model = Annotated[
     Path,
@@ -25,7 +18,12 @@ Model = Annotated[
     ),
 ]
 Seeds = Annotated[
-    str, typer.Option("--seeds", help="Which objects: a list of seeds and ranges, like 0-3,7.")
+    str,
+    typer.Option(
+        "--seeds",
+        help="Which objects: a list of seeds and ranges, like 0-3,7.",
+        rich_help_panel=_OBJECTS,
+    ),
 ]
 Truncation = Annotated[
     float,
@@ -34,12 +32,116 @@ Truncation = Annotated[
         min=-2.0,
         max=2.0,
         help="Truncation psi: 1 = full variety, 0 = the mean object (of the class, with labels).",
+        rich_help_panel=_OBJECTS,
+    ),
+]
+Truncations = Annotated[
+    str,
+    typer.Option(
+        "--trunc",
+        help="Truncation psi in -2..2: 1 = full variety, 0 = the mean object (of its class, with "
+        "labels). A list, like 0,0.5,1, makes a column for each.",
+        rich_help_panel=_OBJECTS,
     ),
 ]
 ClassIndex = Annotated[
     int | None,
     typer.Option(
-        "--class", min=0, help="Class index for all objects; without it each seed draws its own."
+        "--class",
+        min=0,
+        help="Class index for all objects; without it each seed draws its own.",
+        rich_help_panel=_OBJECTS,
+    ),
+]
+Mix = Annotated[
+    str | None,
+    typer.Option(
+        "--mix",
+        help="Seeds, like 8-11: each object gets the --mix-layers of each of these, a matrix.",
+        rich_help_panel=_OBJECTS,
+    ),
+]
+MixLayers = Annotated[
+    str | None,
+    typer.Option(
+        "--mix-layers",
+        help="FIRST-LAST style layers that --mix replaces. [dim]Default: the finer half[/dim]",
+        rich_help_panel=_OBJECTS,
+    ),
+]
+PathOption = Annotated[
+    str | None,
+    typer.Option(
+        "--path",
+        help="How the camera moves: auto, still, circle, front-circle, wiggle, line, points, or a "
+        "YAML or JSON file of keyframes.",
+        rich_help_panel=_CAMERA,
+    ),
+]
+Yaw = Annotated[
+    float | None,
+    typer.Option("--yaw", help="Of a still camera, radians.", rich_help_panel=_CAMERA),
+]
+Pitch = Annotated[
+    float | None,
+    typer.Option(
+        "--pitch",
+        help="Of a still camera, radians from the top; 1.57 is the horizon.",
+        rich_help_panel=_CAMERA,
+    ),
+]
+Roll = Annotated[
+    float | None,
+    typer.Option("--roll", help="Of a still camera, radians.", rich_help_panel=_CAMERA),
+]
+Fov = Annotated[
+    float | None,
+    typer.Option(
+        "--fov",
+        min=0.1,
+        max=170.0,
+        help="Field of view, degrees. [dim]Default: as trained[/dim]",
+        rich_help_panel=_CAMERA,
+    ),
+]
+Radius = Annotated[
+    float | None,
+    typer.Option(
+        "--radius",
+        min=0.05,
+        max=100.0,
+        help="Distance of the camera from the origin. [dim]Default: as trained[/dim]",
+        rich_help_panel=_CAMERA,
+    ),
+]
+Zoom = Annotated[
+    float,
+    typer.Option(
+        "--zoom",
+        min=0.05,
+        max=20.0,
+        help="Magnify by this factor half way along the path, and back.",
+        rich_help_panel=_CAMERA,
+    ),
+]
+Dolly = Annotated[
+    float,
+    typer.Option(
+        "--dolly",
+        min=0.05,
+        max=20.0,
+        help="Drive so many times nearer half way along the path, and back. With --zoom 1/DOLLY: a "
+        "dolly zoom.",
+        rich_help_panel=_CAMERA,
+    ),
+]
+Outputs = Annotated[
+    str,
+    typer.Option(
+        "--outputs",
+        help="Side by side: color, depth, raw_depth, normal, opacity, density (a cross-section), "
+        "foreground, background.",
+        rich_help_panel=_PICTURE,
     ),
 ]
 Resolution = Annotated[
@@ -47,14 +149,54 @@ Resolution = Annotated[
     typer.Option(
         "--resolution",
         min=4,
-        max=4096,
-        help="Side of a picture in pixels; any size works. [dim]Default: as trained[/dim]",
+        max=8192,
+        help="Side of the whole picture in pixels; any size works. [dim]Default: as trained[/dim]",
+        rich_help_panel=_PICTURE,
     ),
 ]
-RaySteps = Annotated[
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        help="X,Y,W,H: render only this part; fractions if one has a point, else pixels.",
+        rich_help_panel=_PICTURE,
+    ),
+]
+Supersample = Annotated[
+    int,
+    typer.Option(
+        "--supersample",
+        min=1,
+        max=8,
+        help="N x N rays a pixel, averaged: smooth edges.",
+        rich_help_panel=_PICTURE,
+    ),
+]
+Quality = Annotated[
     int | None,
     typer.Option(
-        "--ray-steps", min=2, max=4096, help="Samples a ray. [dim]Default: the model's own[/dim]"
+        "--quality",
+        min=1,
+        max=100,
+        help="Of lossy files. [dim]Default: 85; x264's crf is 51 - 0.4 QUALITY[/dim]",
+        rich_help_panel=_PICTURE,
+    ),
+]
+ModelOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change how the model is rendered, e.g. model.generator.test_ray_steps=128 or "
+        "render.backend=ops. Repeatable.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, cuda:N, or auto: a GPU if there is one.",
+        rich_help_panel=_MACHINE,
     ),
 ]
 
@@ -68,54 +210,31 @@ class MeshFormat(Enum):
     MRC = "mrc"
 
 
-class PathName(Enum):
-    """Camera paths as the command line spells them."""
+class Layout(Enum):
+    """The views of an object: in a row, or the first large and the others small beneath it."""
 
-    AUTO = "auto"
-    CIRCLE = "circle"
-    FRONT_CIRCLE = "front_circle"
-    WIGGLE = "wiggle"
-    LINE = "line"
-    POINTS = "points"
+    ROW = "row"
+    FRONT = "front"
 
 
-def require_finite(option: str, value: float | None) -> None:
-    """Raise EpigrafError where an option without a range was given NaN or infinity."""
-    if value is not None and not math.isfinite(value):
-        raise EpigrafError(f"{option}: must be a finite number, got {value}")
+class PictureFormat(Enum):
+    """Files of pictures."""
+
+    PNG = "png"
+    JPG = "jpg"
+    WEBP = "webp"
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Read `0-3,7` as [0, 1, 2, 3, 7].
+class NumbersFormat(Enum):
+    """Files of numbers."""
 
-    Raises:
-        EpigrafError: empty, negative or reversed ranges, not numbers, more than MAX_SEEDS.
-    """
-    seeds: list[int] = []
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        match = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", part)
-        if match is None:
-            raise EpigrafError(f"--seeds: cannot read {part!r}; write seeds like 0-3,7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise EpigrafError(f"--seeds: the range {part!r} runs backwards")
-        if len(seeds) + last - first + 1 > MAX_SEEDS:
-            raise EpigrafError(f"--seeds: more than {MAX_SEEDS} seeds")
-        if last >= 2**32:
-            raise EpigrafError(f"--seeds: {last} is too large; seeds go up to {2**32 - 1}")
-        seeds.extend(range(first, last + 1))
-    if not seeds:
-        raise EpigrafError("--seeds: give at least one seed, like 0-3,7")
-    return seeds
+    NPZ = "npz"
+    EXR = "exr"
+    PNG16 = "png16"
 
 
-def parse_grid(text: str) -> tuple[int, int]:
-    """Read `4x3` as (4 columns, 3 rows).
+class Interpolation(Enum):
+    """How one object becomes the next: straight in w, or along great circles in z."""
 
-    Raises:
-        EpigrafError: anything else.
-    """
-    match = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", text.strip().lower())
-    if match is None:
-        raise EpigrafError(f"--grid: cannot read {text!r}; write COLUMNSxROWS like 4x4")
-    return int(match[1]), int(match[2])
+    W = "w"
+    Z = "z"

@@ -44,7 +44,7 @@ Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Only = Annotated[str, typer.Option("--only", help="Only cases with this in their name.")]
 OnlyBackend = Annotated[
     str,
-    typer.Option("--only", help="Only backends with this in their name: fused, ops."),
+    typer.Option("--only", help="Only these: fused, ops, reference, official (or several)."),
 ]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Tiny sizes, seconds: does it run? Not: how fast is it?")
@@ -123,16 +123,37 @@ def step(
     quick: Quick = False,
     default_malloc: Malloc = False,
 ) -> None:
-    """Measure a training step by phase, and seconds per thousand images.
+    """Measure a training step by phase, beside the official formulation in plain torch.
 
     [bold]Examples[/bold]
 
       epigraf bench step
-      epigraf bench step --only fused
+      epigraf bench step --only fused,official
       epigraf bench step --config plants256 --set training.batch_size=4 --rounds 3
     """
     settings = make_settings(rounds, threads, device, only, quick, default_malloc)
     run("step", replace(settings, preset=config, overrides=tuple(override or ())), out)
+
+
+@app.command()
+def occupancy(
+    out: Out = RESULTS,
+    rounds: Rounds = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    only: Only = "",
+    quick: Quick = False,
+    default_malloc: Malloc = False,
+) -> None:
+    """Measure rendering through occupancy grids, and a turntable of the shipped model.
+
+    [bold]Examples[/bold]
+
+      epigraf bench occupancy
+      epigraf bench occupancy --only 120 --rounds 1
+    """
+    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
+    run("occupancy", settings, out)
 
 
 @app.command()

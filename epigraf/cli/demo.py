@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epigraf.cli.arguments import PathName
 from epigraf.config import load_config
 
 if TYPE_CHECKING:
@@ -156,9 +155,9 @@ def _rows(loaded: LoadedModel) -> int:
 
 def _samples(loaded: LoadedModel, cast: Tensor) -> np.ndarray:
     """The whole cast, a row of the picture for each of its own."""
+    from epigraf.cli.cameras import single_view, turns_around
     from epigraf.cli.media import grid
-    from epigraf.cli.sample import pictures_of
-    from epigraf.cli.views import single_view, turns_around
+    from epigraf.cli.shot import pictures_of
 
     cfg = loaded.config
     camera = single_view(cfg, yaw=SIDEWAYS if turns_around(cfg) else None)
@@ -169,11 +168,12 @@ def _samples(loaded: LoadedModel, cast: Tensor) -> np.ndarray:
 def _turntable(loaded: LoadedModel, cast: Tensor, out: Path) -> None:
     """turntable.mp4 and .webp of twelve objects, the cast column by column; turns.png: its first
     column from eight sides."""
-    from epigraf.cli.media import grid, save_animation, save_picture, save_video
-    from epigraf.cli.sample import pictures_of
-    from epigraf.cli.views import view_path
+    from epigraf.cli.cameras import AUTO, view_path
+    from epigraf.cli.film import save_animation, save_video
+    from epigraf.cli.media import grid, save_picture
+    from epigraf.cli.shot import pictures_of
 
-    cameras = view_path(loaded.config, PathName.AUTO, FRAMES)
+    cameras = view_path(loaded.config, AUTO, FRAMES)
     styles = cast.transpose(0, 1).flatten(0, 1)[:CELLS]
     reels = [pictures_of(loaded, ws[None], cameras, SIDE) for ws in styles]
     frames = [grid(cells, 4) for cells in zip(*reels, strict=True)]
@@ -269,6 +269,6 @@ def _commands(preset: str, data: str, run: str) -> list[str]:
     return [
         f"epigraf train {preset} --data {data} --minutes 60",
         f"epigraf sample {run} --seeds 0-15",
-        f"epigraf video {run} --seeds 0-15 --interp",
+        f"epigraf video {run} --seeds 0-15 --interp w",
         f"epigraf mesh {run} --seeds 0-3 --format glb",
     ]

@@ -62,16 +62,22 @@ def machine_facts() -> dict[str, str]:
 
 def model_facts(loaded: LoadedModel) -> dict[str, str]:
     """Name -> text about a trained model."""
+    from epigraf.models.occupancy import sampler_text
+
     generator, cfg = loaded.generator, loaded.config
     count = sum(p.numel() for p in generator.parameters())
+    source = loaded.source or {}
+    origin = f"{source.get('network')} of {source.get('release')}'s {source.get('file')}"
     return {
         "model": str(loaded.path),
+        **({"imported": f"{origin} (sha256 {source.get('sha256', '')[:16]})"} if source else {}),
         "preset": cfg.name,
         "trained": f"{loaded.kimg:.1f} kimg on {cfg.dataset.name}",
         "generator": f"{count / 1e6:.2f} M parameters, {planes_text(cfg)}",
         "pictures": f"{cfg.dataset.resolution}x{cfg.dataset.resolution}",
         "classes": str(generator.c_dim or "none"),
         "renderer": generator.renderer(),
+        "sampler": sampler_text(generator),
     }
 
 

@@ -9,13 +9,14 @@ import typer
 
 from epigraf.cli.arguments import (
     ClassIndex,
+    Device,
     MeshFormat,
     Model,
+    ModelOverrides,
     Seeds,
     Truncation,
-    parse_seeds,
-    require_finite,
 )
+from epigraf.cli.values import parse_seeds, require_finite
 from epigraf.errors import EpigrafError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def mesh(
     level: Level = None,
     largest: Largest = False,
     out: Out = Path("meshes"),
+    override: ModelOverrides = None,
+    device: Device = "auto",
 ) -> None:
     """Take objects home: marching cubes on an exact lattice, world units, coloured vertices.
 
@@ -72,7 +75,7 @@ def mesh(
     paths = _targets(out, numbers, file_format)
     for path in paths:
         check_target(path)
-    loaded = open_model(model)
+    loaded = open_model(model, override, device)
     options = MeshOptions(resolution=resolution, level=level, largest=largest)
     styles = object_styles(loaded, numbers, trunc, class_index)
     for path, ws in zip(paths, styles, strict=True):

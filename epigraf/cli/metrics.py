@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from epigraf.cli.arguments import Model
+from epigraf.cli.arguments import Device, Model, ModelOverrides
 
 if TYPE_CHECKING:
     from epigraf.config import Config
@@ -35,6 +35,8 @@ def metrics(
     trunc: Psi = 1.0,
     seed: Seed = 0,
     out: Out = None,
+    override: ModelOverrides = None,
+    device: Device = "auto",
 ) -> None:
     """Measure Frechet and kernel distance, precision, recall and diversity against a data set.
 
@@ -55,7 +57,7 @@ def metrics(
     from epigraf.rendering.draws import RandomDraws
 
     extractor = load_features(features)
-    loaded = open_model(model)
+    loaded = open_model(model, override, device)
     result = evaluate_generator(
         loaded.generator,
         _dataset(data, loaded.config),

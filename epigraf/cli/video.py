@@ -1,9 +1,8 @@
-"""`epigraf video`: turntables, other camera paths and latent interpolation as mp4."""
+"""`epigraf video`: films of generated objects: camera paths, lens moves, interpolation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,156 +10,180 @@ import typer
 
 from epigraf.cli.arguments import (
     ClassIndex,
+    Crop,
+    Device,
+    Dolly,
+    Fov,
+    Interpolation,
+    Mix,
+    MixLayers,
     Model,
-    PathName,
-    RaySteps,
+    ModelOverrides,
+    Outputs,
+    PathOption,
+    Pitch,
+    Quality,
+    Radius,
     Resolution,
+    Roll,
     Seeds,
-    Truncation,
-    parse_grid,
-    parse_seeds,
+    Supersample,
+    Truncations,
+    Yaw,
+    Zoom,
 )
-from epigraf.errors import EpigrafError
+from epigraf.cli.values import parse_seeds
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
+    from epigraf.cli.cameras import CameraMove
+    from epigraf.cli.cast import Cast, Casting
+    from epigraf.cli.progress import Meter
+    from epigraf.cli.shot import Shot
     from epigraf.models.loading import LoadedModel
-    from epigraf.rendering.trajectories import CameraPath
 
-PathOption = Annotated[PathName, typer.Option("--path", help="How the camera moves.")]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What a video shows: cells of `columns` x `rows`, each with its camera path."""
-
-    cameras: CameraPath
-    columns: int
-    rows: int
-    resolution: int | None
-    depth: bool
-
+DEFAULT_FRAMES = 60
 
 Grid = Annotated[
-    str | None, typer.Option("--grid", help="COLUMNSxROWS. [dim]Default: fits the seeds[/dim]")
+    str | None,
+    typer.Option(
+        "--grid",
+        help="COLUMNSxROWS. [dim]Default: fits the seeds[/dim]",
+        rich_help_panel="Objects",
+    ),
 ]
-Interpolate = Annotated[
-    bool,
-    typer.Option("--interp", help="Blend from seed to seed, in a loop, on the way."),
-]
-Depth = Annotated[
-    bool, typer.Option("--depth", help="Show depth beside each picture (near is bright).")
+Interp = Annotated[
+    Interpolation | None,
+    typer.Option(
+        "--interp",
+        help="Blend from seed to seed, in a loop, on the way: straight in w, or along the sphere "
+        "in z.",
+        rich_help_panel="Objects",
+    ),
 ]
 Frames = Annotated[
-    int,
-    typer.Option("--frames", min=1, max=10_000, help="Frames; with --interp those between seeds."),
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        max=10_000,
+        help="Frames; with --interp those from a seed to the next. [dim]Default: 60, or the "
+        "duration of the keyframes[/dim]",
+    ),
 ]
 FramesPerSecond = Annotated[int, typer.Option("--fps", min=1, max=120, help="Frames a second.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="The .mp4 (or .webp) to write.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The .mp4, .webp or .gif to write.")]
 
 
 def video(
     model: Model,
-    path: PathOption = PathName.AUTO,
     seeds: Seeds = "0-15",
-    trunc: Truncation = 0.7,
+    trunc: Truncations = "0.7",
     class_index: ClassIndex = None,
+    mix: Mix = None,
+    mix_layers: MixLayers = None,
+    interp: Interp = None,
     grid: Grid = None,
-    interp: Interpolate = False,
-    depth: Depth = False,
-    frames: Frames = 60,
-    fps: FramesPerSecond = 30,
+    path: PathOption = None,
+    yaw: Yaw = None,
+    pitch: Pitch = None,
+    roll: Roll = None,
+    fov: Fov = None,
+    radius: Radius = None,
+    zoom: Zoom = 1.0,
+    dolly: Dolly = 1.0,
+    outputs: Outputs = "color",
     resolution: Resolution = None,
-    ray_steps: RaySteps = None,
+    crop: Crop = None,
+    supersample: Supersample = 1,
+    quality: Quality = None,
+    frames: Frames = None,
+    fps: FramesPerSecond = 30,
     out: Out = Path("video.mp4"),
+    override: ModelOverrides = None,
+    device: Device = "auto",
 ) -> None:
-    """Film generated objects along a camera path.
+    """Film generated objects. Options compose: any objects, any path, any outputs.
 
     [bold]Examples[/bold]
 
-      epigraf video runs/00000-tiny-shapes --seeds 0-15 --grid 4x4 --out turn.mp4
-      epigraf video MODEL --path wiggle --seeds 3 --frames 90 --resolution 256 --depth
-      epigraf video MODEL --interp --seeds 0-7 --grid 1x1 --frames 30 --out morph.mp4
-    """
-    from epigraf.cli.media import check_target
-    from epigraf.cli.models import object_styles, open_model
-    from epigraf.cli.views import view_path
+      epigraf video plants64 --seeds 0-15 --grid 4x4 --out turn.mp4
+      epigraf video plants64 --seeds 3 --path wiggle --frames 90
+      epigraf video plants64 --seeds 3 --outputs color,depth,normal
+      epigraf video plants64 --seeds 0-7 --interp z --path still
+      epigraf video plants64 --seeds 3 --path still --dolly 2 --zoom 0.5
+      epigraf video plants64 --seeds 3 --path camera.yaml --out flight.mp4
+      epigraf video plants64 --seeds 0-2 --mix 8-10 --out mixed.mp4
+      epigraf video plants64 --seeds 0-3 --fps 12 --out readme.webp
 
-    numbers = parse_seeds(seeds)
-    if out.suffix.lower() not in (".mp4", ".webp"):
-        raise EpigrafError(f"--out {out}: videos end in .mp4 or .webp")
+    [bold]camera.yaml[/bold], angles in radians, all but yaw and pitch optional:
+
+      loop: false
+      keyframes:
+        - {time: 0, yaw: 0.0, pitch: 1.4}
+        - {time: 2, yaw: 1.5, pitch: 1.0, fov: 15, radius: 1.2, roll: 0.1}
+    """
+    from epigraf.cli.cameras import AUTO, CameraMove
+    from epigraf.cli.cast import Casting
+    from epigraf.cli.film import check_film_name, save_film
+    from epigraf.cli.media import check_target
+    from epigraf.cli.models import open_model
+    from epigraf.cli.progress import Meter
+    from epigraf.cli.shot import make_shot
+
+    casting = Casting(parse_seeds(seeds), trunc, class_index, mix, mix_layers, interp, grid)
+    move = CameraMove(path or AUTO, yaw, pitch, roll, fov, radius, zoom, dolly)
+    check_film_name(out, quality)
     check_target(out)
-    columns, rows = _cells(grid, len(numbers), interp)
-    loaded = open_model(model, ray_steps)
-    total = frames * (len(numbers) // (columns * rows) if interp else 1)
-    clip = Clip(view_path(loaded.config, path, total), columns, rows, resolution, depth)
-    styles = object_styles(loaded, numbers, trunc, class_index)
-    write_clip(_film(loaded, styles, clip, frames if interp else None), out, fps)
+    loaded = open_model(model, override, device)
+    each = frames or _duration(move, fps)
+    cast = _cast(loaded, casting, each)
+    cameras = move.cameras(loaded.config, _length(cast, each))
+    shot = make_shot(loaded, cameras, outputs, resolution, crop, supersample)
+    people = sum(cell.styles is not None for cell in cast.cells)
+    with Meter("filming", people * len(cameras)) as meter:
+        save_film(_film(loaded, cast, shot, meter), out, fps, quality)
     typer.echo(out)
 
 
-def _cells(grid: str | None, seeds: int, interp: bool) -> tuple[int, int]:
-    """Columns and rows, checked against the number of seeds."""
-    from epigraf.cli.media import squarest
-
-    if grid is None:
-        columns = 1 if interp else squarest(seeds)
-        return columns, 1 if interp else -(-seeds // columns)
-    columns, rows = parse_grid(grid)
-    cells = columns * rows
-    if seeds < cells or (interp and seeds % cells):
-        need = f"a multiple of {cells}" if interp else f"{cells}"
-        raise EpigrafError(f"--grid {grid} needs {need} seeds, got {seeds}; change --seeds")
-    return columns, rows
+def _duration(move: CameraMove, fps: int) -> int:
+    """Frames of a film whose length is not given."""
+    keyframes = move.keyframes()
+    if keyframes is None:
+        return DEFAULT_FRAMES
+    return max(round(keyframes.seconds * fps) + (0 if keyframes.loop else 1), 1)
 
 
-def _film(
-    loaded: LoadedModel, styles: Tensor, clip: Clip, steps: int | None
-) -> Iterator[np.ndarray]:
+def _cast(loaded: LoadedModel, casting: Casting, frames: int) -> Cast:
+    from epigraf.cli.cast import cast_of, loops
+
+    return cast_of(loaded, casting) if casting.interp is None else loops(loaded, casting, frames)
+
+
+def _length(cast: Cast, each: int) -> int:
+    """Frames of the film: as many as a cell that changes has styles."""
+    styles = [len(cell.styles) for cell in cast.cells if cell.styles is not None]
+    return max(styles) if max(styles) > 1 else each
+
+
+def _film(loaded: LoadedModel, cast: Cast, shot: Shot, meter: Meter) -> Iterator[np.ndarray]:
     """Frames [H, W, 3] uint8: all cells of a frame side by side.
 
-    Args:
-        styles: [N, num_ws, w_dim]; with `steps` cell k shows every `columns * rows`-th one in turn.
-        steps: frames from one style to the next, None without interpolation.
+    An occupancy grid of each object pays over its frames, where nothing else is asked for.
     """
     from epigraf.cli.media import grid
-    from epigraf.models.sampling import interpolate_styles
+    from epigraf.cli.shades import over_white
+    from epigraf.cli.shot import meter_budget, shaded, side_by_side, views_of
+    from epigraf.config import RenderSampler
 
-    cells = clip.columns * clip.rows
-    reels = []
-    for cell in range(cells):
-        ws = styles[cell : cell + 1]
-        if steps is not None:
-            ws = interpolate_styles(styles[cell::cells], steps)
-        reels.append(frames_of(loaded, ws, clip))
-    for pictures in zip(*reels, strict=True):
-        yield grid(pictures, clip.columns)
-
-
-def frames_of(loaded: LoadedModel, ws: Tensor, clip: Clip) -> Iterator[np.ndarray]:
-    """One cell's pictures [H, W, 3] uint8, with the depth beside it where the clip asks for it."""
-    import numpy as np
-
-    from epigraf.cli.media import depth_picture
-    from epigraf.models.sampling import render_views, to_bytes
-
-    camera = loaded.config.dataset.camera
-    for image in render_views(loaded.generator, ws, clip.cameras, clip.resolution):
-        picture = to_bytes(image.image)[0].numpy()
-        if clip.depth:
-            depth, opacity = image.depth[0, 0].cpu().numpy(), image.opacity[0, 0].cpu().numpy()
-            grey = depth_picture(depth, opacity, camera.ray_start, camera.ray_end)
-            picture = np.concatenate([picture, grey], axis=1)
-        yield picture
-
-
-def write_clip(frames: Iterator[np.ndarray], out: Path, fps: int) -> None:
-    """Write frames as the format that the ending of `out` names."""
-    from epigraf.cli.media import save_animation, save_video
-
-    if out.suffix.lower() == ".webp":
-        save_animation(list(frames), out, fps)
-    else:
-        save_video(frames, out, fps)
+    budget = meter_budget(loaded, meter)
+    sampler = loaded.config.render.sampler or RenderSampler.OCCUPANCY
+    reels = [
+        None if cell.styles is None else views_of(loaded, cell.styles, shot, meter, budget, sampler)
+        for cell in cast.cells
+    ]
+    for i in range(len(shot.cameras)):
+        pictures = [None if reel is None else shaded(next(reel), shot, i) for reel in reels]
+        cells = [None if outputs is None else side_by_side(outputs) for outputs in pictures]
+        yield over_white(grid(cells, cast.columns))

@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from epigraf.config.conventions import ColorActivation, HiddenActivation, Projection, Quadrature
+from epigraf.config.render import Compositor, DecoderEngine, RenderBackend, RenderSampler
+
 
 class CameraDist(Enum):
     """Where camera angles come from; `CUSTOM` takes them from the dataset."""
@@ -40,12 +43,15 @@ class LastInterval(Enum):
     FINITE = "finite"
 
 
-class RenderBackend(Enum):
-    """What marches rays: the fused renderer where it can, native ops one by one, or plain torch."""
+class Precision(Enum):
+    """Numbers of the discriminator's four largest blocks; all else is float32.
 
-    FUSED = "fused"
-    OPS = "ops"
-    REFERENCE = "reference"
+    FP16 is official on CUDA.
+    """
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
 
 
 class BackgroundType(Enum):
@@ -71,6 +77,13 @@ class AugmentMode(Enum):
     FIXED = "fixed"
 
 
+class LossName(Enum):
+    """The adversarial objective: StyleGAN2's, or R3GAN's (Huang et al. 2024)."""
+
+    NONSATURATING = "nonsaturating"
+    R3GAN = "r3gan"
+
+
 class Section(BaseModel):
     """Frozen, strict, finite: the base of every section."""
 
@@ -86,6 +99,7 @@ class CameraConfig(Section):
     ray_start: float = Field(default=0.88, gt=0)
     ray_end: float = Field(default=1.12, gt=0)
     radius: float = Field(default=1.0, gt=0)
+    target: tuple[float, float, float] = (0.0, 0.0, 0.0)  # ours: looked at, and orbited
     dist: CameraDist = CameraDist.CUSTOM
     horizontal_mean: float = 0.0
     horizontal_stddev: float = Field(default=math.pi, ge=0)
@@ -110,6 +124,7 @@ class DatasetConfig(Section):
     cube_scale: float = Field(default=0.2, gt=0)
     white_back: bool = False
     last_back: bool = False
+    black_back: bool = False  # ours: -1 behind what rays do not absorb, as white_back is 1
     object_radius: float | None = Field(
         default=None, gt=0
     )  # ours: rays are sampled inside this ball
@@ -128,6 +143,8 @@ class MlpConfig(Section):
 
     n_layers: int = Field(default=2, ge=2)
     hid_dim: int = Field(default=64, ge=1)
+    hidden_activation: HiddenActivation = HiddenActivation.LRELU  # ours
+    color_activation: ColorActivation = ColorActivation.LINEAR  # ours
 
 
 class TriPlaneConfig(Section):
@@ -137,6 +154,7 @@ class TriPlaneConfig(Section):
     feat_dim: int = Field(default=32, ge=1)
     has_view_cond: bool = False
     posenc_period_len: float = Field(default=0.0, ge=0)
+    projection: Projection = Projection.EPIGRAF  # ours
     mlp: MlpConfig = MlpConfig()
 
 
@@ -187,6 +205,7 @@ class GeneratorConfig(Section):
         default=1.0, gt=0
     )  # ours: sigma = gain * clamp(raw + noise + shift)
     last_interval: LastInterval = LastInterval.AUTO  # ours
+    quadrature: Quadrature = Quadrature.POINTS  # ours
     density_prior_radius: float | None = Field(default=None, gt=0)  # ours: start from a ball
     density_prior_strength: float = Field(
         default=6.0, ge=0
@@ -225,6 +244,7 @@ class DiscriminatorConfig(Section):
     camera_multiplier: float = Field(
         default=64.0, gt=1
     )  # the highest frequency of the camera embedding
+    camera_cond_yaw_only: bool = False  # D is not told the pitch: it is a guess
 
 
 class LossConfig(Section):
@@ -301,8 +321,10 @@ class TrainingConfig(Section):
 
     batch_size: int = Field(default=64, ge=1)
     batch_gpu: int | None = Field(default=None, ge=1)
-    gamma: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    gamma: Annotated[float, Field(ge=0)] | Literal["auto", "auto-patch"] = "auto"
     r1_interval: int = Field(default=16, ge=1)
+    loss: LossName = LossName.NONSATURATING  # ours
+    patches_per_latent: int = Field(default=1, ge=1)  # ours: patches of one set of planes
     reuse_fakes: bool = False  # ours: the D step takes the fakes of the G step
     use_labels: bool = False
     group_labels: bool = False  # ours: each minibatch-stddev group is of one class
@@ -318,13 +340,30 @@ class TrainingConfig(Section):
     metric_samples: int = Field(default=2048, ge=0)  # 0 = no metric while training
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
+    precision: Precision = Precision.FP32  # ours; see there
+    compile: bool = False  # ours: torch.compile of the generator's backbone
     patch: PatchConfig = PatchConfig()
     augment: AugmentConfig = AugmentConfig()
 
 
 class RenderConfig(Section):
-    """How the same images are computed: never what they are, up to rounding and early_stop_eps."""
+    """How the same images are computed: never what they are, up to rounding, early_stop_eps and
+    alpha_thre."""
 
     backend: RenderBackend = RenderBackend.FUSED
-    # ours: in inference rays end where less than this share of their light is left; 0 = never
-    early_stop_eps: float = Field(default=0.0, ge=0, lt=1)
+    # ours: in inference rays end where less than this share of their light is left; 0 = never,
+    # null = 0.001 with an occupancy grid
+    early_stop_eps: float | None = Field(default=None, ge=0, lt=1)
+    # ours: null = occupancy for videos, else dense; never while training
+    sampler: RenderSampler | None = None
+    # ours: cells of the occupancy grid along an edge, a multiple of 32 (null = two a pixel of the
+    # planes, at most 128), and the opacity that a cell must be able to add to be looked at
+    grid_resolution: int | None = Field(default=None, ge=32, le=512, multiple_of=32)
+    alpha_thre: float = Field(default=0.02, ge=0, lt=1)
+    compositor: Compositor = Compositor.NATIVE  # ours
+
+
+class DecoderConfig(Section):
+    """Ours: how the decoder is evaluated."""
+
+    engine: DecoderEngine = DecoderEngine.NATIVE

@@ -8,14 +8,21 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
+from epigraf.config.batch import BatchSplit, split_batch
+from epigraf.config.conventions import HiddenActivation, Quadrature
 from epigraf.config.sections import (
+    Compositor,
     DatasetConfig,
+    DecoderConfig,
+    DecoderEngine,
+    LossName,
     ModelConfig,
     PatchDistribution,
     RenderConfig,
     Section,
     TrainingConfig,
 )
+from epigraf.config.sentinels import SentinelsConfig
 from epigraf.config.text import apply_override, explain
 from epigraf.errors import ConfigError
 
@@ -28,16 +35,25 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     render: RenderConfig = RenderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    sentinels: SentinelsConfig = SentinelsConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         _check_powers_of_two(self)
         _check_patches(self)
-        _check_batch(self)
+        _split(self, 1)
         if self.training.group_labels and not self.training.use_labels:
             raise ValueError("training.group_labels needs training.use_labels=true")
-        if self.dataset.object_radius and self.dataset.object_radius >= self.dataset.camera.radius:
-            raise ValueError("dataset.object_radius must be smaller than dataset.camera.radius")
+        _check_engines(self)
+        if self.dataset.white_back and self.dataset.black_back:
+            raise ValueError("dataset.white_back and dataset.black_back exclude each other")
+        camera, ball = self.dataset.camera, self.dataset.object_radius
+        if ball and ball + math.hypot(*camera.target) >= camera.radius:
+            raise ValueError(
+                "dataset.object_radius must be smaller than dataset.camera.radius less the length "
+                "of dataset.camera.target"
+            )
         return self
 
     @classmethod
@@ -65,10 +81,26 @@ class Config(Section):
 
     @property
     def gamma(self) -> float:
-        """The R1 weight in force: `auto` is 0.0002 * resolution^2 / batch_size."""
-        if self.training.gamma == "auto":
-            return 0.0002 * self.dataset.resolution**2 / self.training.batch_size
-        return self.training.gamma
+        """The R1 weight in force.
+
+        `auto` is the official 0.0002 * resolution^2 / batch_size; `auto-patch` takes the side of
+        what D sees for the resolution (docs/levers.md derives it).
+        """
+        sides = {"auto": self.dataset.resolution, "auto-patch": self.train_resolution}
+        given = self.training.gamma
+        if isinstance(given, str):
+            return 0.0002 * sides[given] ** 2 / self.training.batch_size
+        return given
+
+    @property
+    def lazy_r1_interval(self) -> int | None:
+        """Steps from one gradient penalty to the next, where it has a phase of its own.
+
+        None without a penalty, and where the R3GAN loss takes it into every step.
+        """
+        interval = self.training.r1_interval
+        joint = self.training.loss is LossName.R3GAN and interval == 1
+        return None if joint or self.gamma == 0 else interval
 
     @property
     def patch_min_scale(self) -> float:
@@ -100,6 +132,17 @@ class Config(Section):
         """Images of one forward pass; smaller than the batch means gradient accumulation."""
         return self.training.batch_gpu or self.training.batch_size
 
+    def split(self, processes: int = 1) -> BatchSplit:
+        """How `processes` share the batch of a step.
+
+        Raises:
+            ConfigError: they cannot; says which number to change.
+        """
+        try:
+            return _split(self, processes)
+        except ValueError as error:
+            raise ConfigError(f"config: {error}") from None
+
     @property
     def num_fine_steps(self) -> int:
         """Importance samples per ray in training."""
@@ -110,6 +153,38 @@ class Config(Section):
     def ema_kimg(self) -> float:
         """Half-life of the weight average in kimg."""
         return self.training.batch_size * self.model.generator.ema_multiplier
+
+
+def _check_engines(cfg: Config) -> None:
+    g = cfg.model.generator
+    if cfg.decoder.engine is DecoderEngine.TINYCUDANN:
+        if cfg.model.loss_kwargs.pl_weight > 0:
+            raise ValueError(
+                "decoder.engine=tinycudann has no second derivatives, which "
+                "model.loss_kwargs.pl_weight > 0 needs; use decoder.engine=native"
+            )
+        if g.tri_plane.mlp.hidden_activation is not HiddenActivation.LRELU:
+            raise ValueError(
+                "decoder.engine=tinycudann computes leaky ReLUs, not "
+                f"mlp.hidden_activation={g.tri_plane.mlp.hidden_activation.value}; "
+                "use decoder.engine=native"
+            )
+    if cfg.training.compile and cfg.model.loss_kwargs.pl_weight > 0:
+        raise ValueError(
+            "training.compile cannot differentiate twice, as model.loss_kwargs.pl_weight > 0 "
+            "needs; set one of them to false or 0"
+        )
+    if cfg.render.compositor is Compositor.NERFACC and g.quadrature is Quadrature.MIDPOINTS:
+        raise ValueError(
+            "render.compositor=nerfacc does not know model.generator.quadrature=midpoints; "
+            "use render.compositor=native"
+        )
+
+
+def _split(cfg: Config, processes: int) -> BatchSplit:
+    training, group = cfg.training, cfg.model.discriminator.mbstd_group_size
+    views = training.patches_per_latent
+    return split_batch(training.batch_size, training.batch_gpu, group, processes, views)
 
 
 def _is_power_of_two(n: int) -> bool:
@@ -147,16 +222,4 @@ def _check_patches(cfg: Config) -> None:
         raise ValueError(
             f"training.patch.discrete_support {list(patch.discrete_support)} has no scale in "
             f"{first:g}..{patch.max_scale:g}, where training begins"
-        )
-
-
-def _check_batch(cfg: Config) -> None:
-    total, part = cfg.training.batch_size, cfg.batch_gpu
-    group = cfg.model.discriminator.mbstd_group_size
-    if total % part:
-        raise ValueError(f"training.batch_gpu {part} must divide training.batch_size {total}")
-    if part % min(group, part):
-        raise ValueError(
-            f"images per pass ({part}) must be a multiple of "
-            f"model.discriminator.mbstd_group_size {group}"
         )

@@ -134,6 +134,10 @@ class Archive:
         """Uncompressed size of an entry in bytes."""
         return self._sizes[name]
 
+    def crc(self, name: str) -> int | None:
+        """CRC-32 of an entry's bytes as the zip states it; None in a folder, which has none."""
+        return None if self._zip is None else self._zip.getinfo(name).CRC
+
     def close(self) -> None:
         """Close the zip file (no-op for a folder)."""
         if self._zip is not None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from epigraf.data.archive import Archive
 from epigraf.data.decode import DEFAULT_PIXELS, Fit, Pixels, decode_image
+from epigraf.data.fingerprint import Fingerprint, fingerprint
 from epigraf.data.index import Index, read_index
 from epigraf.data.problems import Problem, raise_if_any
 from epigraf.data.sampler import InfiniteSampler, SamplerState
@@ -97,6 +98,18 @@ class ImageDataset:
         self._angles = torch.zeros(len(self.names), 3)
         if index.angles is not None:
             self._angles = torch.from_numpy(index.angles[self.raw_index])
+
+    def fingerprint(self) -> Fingerprint:
+        """What this data set is, without its path."""
+        archive = self._archive
+        return fingerprint(
+            names=self.names,
+            sizes=[archive.size(name) for name in self.names],
+            crcs=[archive.crc(name) for name in self.names],
+            mirrored=self.mirror,
+            labels=self._labels.numpy(),
+            angles=self._angles.numpy(),
+        )
 
     def _require_images(self) -> None:
         if not self._archive.images:

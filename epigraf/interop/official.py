@@ -29,6 +29,7 @@ _GENERATOR_PREFIXES = (
     ("mapping.", "mapping."),
 )
 _CONSTANT = re.compile(r"(^|\.)resample_filter$")  # fixed FIR taps, here part of the code
+DETERMINED = re.compile(r"\.(fourier_coefs|mean_camera_pose)$")  # by the configuration
 _FROMRGB = re.compile(r"b(\d+)\.fromrgb\.")  # exists in every block, acts in the first only
 
 # Keys of the release that say nothing about the model or the training (dotted, per section).
@@ -65,12 +66,17 @@ _REQUIRED = {
 }
 
 
+def is_constant(name: str) -> bool:
+    """Whether a tensor of StyleGAN2's networks is fixed, and part of the code here."""
+    return _CONSTANT.search(name) is not None
+
+
 def generator_name_from_official(name: str) -> str | None:
     """Our name of an official generator tensor; None for tensors that do not exist here.
 
     Raises CheckpointError for a name that the release does not have.
     """
-    if _CONSTANT.search(name):
+    if is_constant(name):
         return None
     for official, ours in _GENERATOR_PREFIXES:
         if name.startswith(official):
@@ -108,7 +114,7 @@ def discriminator_state_from_official(state: Mapping[str, Tensor]) -> dict[str, 
         from_rgb = _FROMRGB.match(name)
         dead = from_rgb is not None and int(from_rgb.group(1)) != first
         dead |= name.startswith("scalar_enc.") and not embeds
-        if _CONSTANT.search(name) or dead:
+        if is_constant(name) or dead:
             return None
         if not re.match(r"(b\d+|scalar_enc|hyper_mod_mapping|head_mapping)\.", name):
             raise CheckpointError(f"official discriminator: unknown tensor {name!r}")
@@ -153,6 +159,7 @@ def config_from_official(
     values = {
         key: copy.deepcopy(tree[key]) for key in ("model", "dataset", "training") if key in tree
     }
+    _check_sections(values)
     for key, wanted in _REQUIRED.items():
         found = _get(values, key)
         if found is not None and found != wanted:
@@ -173,6 +180,16 @@ def config_from_official(
         values.setdefault("training", {})["use_labels"] = c_dim > 0
     name = _get(values, "dataset.name")
     return Config.from_dict({"name": str(name or "official"), **values})
+
+
+def _check_sections(values: dict[str, Any]) -> None:
+    """Sections that are written to below must be mappings, or absent."""
+    for key in ("model", "model.generator", "dataset", "training", "training.augment"):
+        section = _get(values, key)
+        if section is None:
+            _pop(values, key)
+        elif not isinstance(section, dict):
+            raise ConfigError(f"official config: {key} must be a mapping, got {section!r:.40}")
 
 
 def _check_view_head(values: dict[str, Any]) -> None:
@@ -203,7 +220,7 @@ def _get(tree: Mapping[str, Any], key: str) -> Any:
 
 def _pop(tree: dict[str, Any], key: str) -> Any:
     parent, _, leaf = key.rpartition(".")
-    node = _get(tree, parent)
+    node = _get(tree, parent) if parent else tree
     return node.pop(leaf, None) if isinstance(node, dict) else None
 
 

@@ -6,6 +6,7 @@ Legend: B batch, C channels, H W, R resolution of the planes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import Enum
 
 import torch
@@ -21,7 +22,7 @@ from epigraf.models.layers import (
     modulated_conv2d,
 )
 from epigraf.models.resample import Resample, upsample2d
-from epigraf.rendering.draws import Draws
+from epigraf.rendering.draws import Draws, ReplayDraws
 
 
 class NoiseMode(Enum):
@@ -209,6 +210,14 @@ class TriPlaneBackbone(nn.Module):
             self.add_module(f"b{res}", block)
             self.num_ws += block.num_conv
             in_channels = channels
+        self._compiled: Callable[[Tensor, NoiseMode, list[Tensor]], Tensor] | None = None
+
+    def compile_synthesis(self, backend: str = "inductor") -> None:
+        """From now on run as one compiled graph (torch.compile), noise drawn before it.
+
+        Its gradients cannot be differentiated again.
+        """
+        self._compiled = torch.compile(self._synthesise_drawn, fullgraph=True, backend=backend)
 
     def forward(
         self,
@@ -225,6 +234,11 @@ class TriPlaneBackbone(nn.Module):
             raise ValueError(
                 f"backbone: ws must have shape [B, {self.num_ws}, w_dim], got {list(ws.shape)}"
             )
+        if self._compiled is None:
+            return self._synthesise(ws, noise_mode, draws)
+        return self._compiled(ws, noise_mode, self._draw_noise(ws, noise_mode, draws))
+
+    def _synthesise(self, ws: Tensor, noise_mode: NoiseMode, draws: Draws | None) -> Tensor:
         x, planes = None, None
         first = 0
         for res in self.block_resolutions:
@@ -235,3 +249,16 @@ class TriPlaneBackbone(nn.Module):
             first += block.num_conv
         assert planes is not None
         return planes
+
+    def _synthesise_drawn(self, ws: Tensor, mode: NoiseMode, noise: list[Tensor]) -> Tensor:
+        return self._synthesise(ws, mode, ReplayDraws([("spatial_noise", x) for x in noise]))
+
+    def _draw_noise(self, ws: Tensor, mode: NoiseMode, draws: Draws | None) -> list[Tensor]:
+        """The maps of all layers, in the order in which they ask for them."""
+        layers = [m for m in self.modules() if isinstance(m, SynthesisLayer)]
+        if mode is not NoiseMode.RANDOM or not layers or layers[0].noise_strength is None:
+            return []
+        if draws is None:
+            raise ValueError("backbone: random noise needs draws, got None")
+        shapes = [(len(ws), 1, layer.resolution, layer.resolution) for layer in layers]
+        return [draws.normal("spatial_noise", shape, ws) for shape in shapes]

@@ -23,8 +23,8 @@ from epigraf.models.layers import (
 from epigraf.ops.composite import Composite, composite
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams, extract_patches
-from epigraf.rendering.rays import Rays, RaySegment, stratified_t
-from epigraf.rendering.renderer import INFINITE_DELTA, ray_chunks
+from epigraf.rendering.rays import Rays, RaySegment, ray_chunks, stratified_t
+from epigraf.rendering.renderer import INFINITE_DELTA
 from epigraf.rendering.trace import Trace
 
 

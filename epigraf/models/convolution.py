@@ -3,7 +3,9 @@
 PyTorch differentiates a convolution's gradient (R1, path length) through convolutions with kernels
 as large as the image. Here the three maps that a convolution consists of - forward, its adjoint in
 the input and its adjoint in the weight - are closed under differentiation, so that every derivative
-of any order is one of the three, all of them with fast kernels.
+of any order is one of the three, all of them with fast kernels. On a CPU large 3x3 ones go through
+`epigraf.ops.winograd`. While torch.compile traces, each function is the torch function that it
+stands for: compiled code is differentiated once.
 
 Legend: B batch, I input channels, O output channels, k kernel size, H W.
 """
@@ -19,6 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from epigraf.ops.winograd import TILE, runs_winograd, winograd, winograd_input, winograd_weight
+
+# Where Winograd's transforms pay on a CPU (docs/training-speed.md): channels on both sides, tiles.
+WINOGRAD_CHANNELS = 64
+WINOGRAD_TILES = 32
+
 
 @dataclass(frozen=True)
 class ConvGeometry:
@@ -27,6 +35,39 @@ class ConvGeometry:
     stride: int
     padding: int
     size: tuple[int, int]
+
+
+def _few_products(x: Tensor, weight: torch.Size, batch: int, size: tuple[int, ...]) -> bool:
+    """Whether a convolution that writes pictures of `size` takes Winograd's way."""
+    tiles = batch * -(-size[0] // TILE) * -(-size[1] // TILE)
+    large = min(weight[:2]) >= WINOGRAD_CHANNELS and tiles >= WINOGRAD_TILES
+    return large and weight[2:] == (3, 3) and runs_winograd(x)
+
+
+def _correlate(x: Tensor, weight: Tensor, bias: Tensor | None, g: ConvGeometry) -> Tensor:
+    size = tuple(n + 2 * g.padding - 2 for n in x.shape[2:])
+    if g.stride == 1 and _few_products(x, weight.shape, len(x), size):
+        y = winograd(x, weight, padding=g.padding)
+        return y if bias is None else y.add_(bias[:, None, None])
+    return F.conv2d(x, weight, bias, stride=g.stride, padding=g.padding)
+
+
+def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
+    if g.stride == 1 and _few_products(y, weight.shape, len(y), g.size):
+        return winograd_input(y, weight, g.size, padding=g.padding)
+    s, p, k = g.stride, g.padding, weight.shape[2]
+    extra = [n - ((m - 1) * s - 2 * p + k) for n, m in zip(g.size, y.shape[2:], strict=True)]
+    return F.conv_transpose2d(y, weight, stride=s, padding=p, output_padding=extra)
+
+
+def _gather(y: Tensor, x: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
+    if g.stride in (1, 2) and _few_products(x, shape, len(y), tuple(y.shape[2:])):
+        return winograd_weight(y, x, stride=g.stride, padding=g.padding)
+    s, p = [g.stride] * 2, [g.padding] * 2
+    weight, wanted = y.new_empty(1).expand(shape), [False, True, False]
+    return torch.ops.aten.convolution_backward(
+        y, x, weight, None, s, p, [1, 1], False, [0, 0], 1, wanted
+    )[1]
 
 
 def _wanted(ctx: Any) -> Iterator[bool]:
@@ -55,7 +96,7 @@ class _Forward(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        return F.conv2d(x, weight, bias, stride=geometry.stride, padding=geometry.padding)
+        return _correlate(x, weight, bias, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -75,11 +116,7 @@ class _InputAdjoint(Function):
     def forward(ctx: Any, y: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
         ctx.save_for_backward(y, weight)
         ctx.geometry = geometry
-        s, p, k = geometry.stride, geometry.padding, weight.shape[2]
-        extra = [
-            n - ((m - 1) * s - 2 * p + k) for n, m in zip(geometry.size, y.shape[2:], strict=True)
-        ]
-        return F.conv_transpose2d(y, weight, stride=s, padding=p, output_padding=extra)
+        return _spread(y, weight, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -101,12 +138,7 @@ class _WeightAdjoint(Function):
     ) -> Tensor:
         ctx.save_for_backward(y, x)
         ctx.geometry = geometry
-        s, p = [geometry.stride] * 2, [geometry.padding] * 2
-        weight = y.new_empty(1).expand(shape)
-        wanted = [False, True, False]
-        return torch.ops.aten.convolution_backward(
-            y, x, weight, None, s, p, [1, 1], False, [0, 0], 1, wanted
-        )[1]
+        return _gather(y, x, shape, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad_w: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -125,6 +157,8 @@ def conv2d(
     Returns [B, O, H', W'] with H' = floor((H + 2 padding - k) / stride) + 1. Differentiable to any
     order.
     """
+    if torch.compiler.is_compiling():
+        return F.conv2d(x, weight, bias, stride=stride, padding=padding)
     if weight.shape[2] == 1 and stride == 1 and padding == 0:
         return _conv1x1(x, weight, bias)
     height, width = x.shape[2:]
@@ -141,6 +175,8 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
 
     Returns [B, I, H', W'] with H' = (H - 1) stride + k. Differentiable to any order.
     """
+    if torch.compiler.is_compiling():
+        return F.conv_transpose2d(x, weight, stride=stride)
     height, width = ((n - 1) * stride + weight.shape[2] for n in x.shape[2:])
     return _InputAdjoint.apply(x, weight, ConvGeometry(stride, 0, (height, width)))
 
@@ -162,6 +198,8 @@ class _ScaleShift(Function):
 
 def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``x`` [B, C, H, W] * ``scale`` [B, C] + ``shift`` [C]."""
+    if torch.compiler.is_compiling():
+        return torch.addcmul(shift[:, None, None], x, scale[:, :, None, None])
     return _ScaleShift.apply(x, scale, shift)
 
 
@@ -215,6 +253,9 @@ def _reaches(y: Tensor, clamp: float) -> bool:
 
 def leaky_clamp_(x: Tensor, slope: float, clamp: float | None) -> Tensor:
     """Leaky ReLU of ``x`` [B, C, H, W], then clamping to +-``clamp``. Overwrites ``x``."""
+    if torch.compiler.is_compiling():
+        y = x if slope == 1 else F.leaky_relu(x, slope)
+        return y if clamp is None else y.clamp(-clamp, clamp)
     if slope == 1:
         return x if clamp is None or not _reaches(x, clamp) else x.clamp(-clamp, clamp)
     if clamp is None:

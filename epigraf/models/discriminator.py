@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from epigraf.config import Config
+from epigraf.config import Config, Precision
 from epigraf.models.layers import (
     CONV_CLAMP,
     Activation,
@@ -25,6 +25,12 @@ from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams
 
 HYPER_MOD_DIM = 512
+LOW_PRECISION_BLOCKS = 4  # the largest, where training.precision is not fp32
+_DTYPES = {
+    Precision.FP32: None,
+    Precision.FP16: torch.float16,
+    Precision.BF16: torch.bfloat16,
+}
 
 
 class HyperConv2d(Conv2d):
@@ -47,7 +53,7 @@ class HyperConv2d(Conv2d):
     def modulated(self, x: Tensor, h: Tensor | None, gain: float) -> Tensor:
         """Map ``x`` [B, C, H, W] under ``h`` [B, hyper_dim]; times ``gain``."""
         if self.affine is not None and h is not None:
-            x = x * (1 + self.affine(h).tanh())[:, :, None, None]
+            x = x * (1 + self.affine(h).tanh()).to(x.dtype)[:, :, None, None]
         return self(x, gain)
 
 
@@ -60,6 +66,7 @@ class DiscriminatorBlock(nn.Module):
         img_channels: of the image that the first block reads, 0 for later blocks.
         hyper_dim: width of the hyper-modulation, 0 for none.
         resample: DOWN, or NONE for the additional start blocks.
+        dtype: of its convolutions, None for that of the parameters.
     """
 
     def __init__(
@@ -69,9 +76,11 @@ class DiscriminatorBlock(nn.Module):
         img_channels: int,
         hyper_dim: int,
         resample: Resample,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         lrelu = Activation.LRELU
+        self.dtype = dtype
         self.fromrgb = (
             Conv2d(img_channels, channels, 1, lrelu, conv_clamp=CONV_CLAMP)
             if img_channels > 0
@@ -83,6 +92,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor | None) -> Tensor:
         """Map ``x`` [B, C, H, W] (or the image) under ``h`` [B, hyper_dim] to [B, C', H', W']."""
+        x = x.to(self.dtype or self.conv0.weight.dtype)
         if self.fromrgb is not None:
             x = self.fromrgb(x)
         gain = math.sqrt(0.5)
@@ -180,7 +190,7 @@ class Discriminator(nn.Module):
 
     def _add_blocks(self, cfg: Config) -> int:
         """Add b{R} for the nominal resolutions; returns C at 4x4."""
-        d = cfg.model.discriminator
+        d, low_precision = cfg.model.discriminator, _DTYPES[cfg.training.precision]
         nominal = self.img_resolution * 2**cfg.num_start_blocks
         self.block_resolutions = [2**i for i in range(nominal.bit_length() - 1, 2, -1)]
         base = int(d.cbase * d.fmaps)
@@ -193,8 +203,9 @@ class Discriminator(nn.Module):
                     "raise model.discriminator.cbase"
                 )
             resample = Resample.NONE if i < cfg.num_start_blocks else Resample.DOWN
+            dtype = low_precision if i < LOW_PRECISION_BLOCKS else None
             block = DiscriminatorBlock(
-                channels, out_channels, 3 if i == 0 else 0, hyper_dim, resample
+                channels, out_channels, 3 if i == 0 else 0, hyper_dim, resample, dtype
             )
             if d.hyper_mod_identity and block.conv1.affine is not None:
                 torch.nn.init.zeros_(block.conv1.affine.weight)
@@ -214,6 +225,7 @@ class Discriminator(nn.Module):
                 d.camera_cond_drop_p,
                 d.camera_cond_noise_std,
                 d.camera_multiplier,
+                d.camera_cond_yaw_only,
             )
         return MappingNetwork(
             0,
@@ -260,7 +272,7 @@ class Discriminator(nn.Module):
         cmap = None
         if self.head_mapping is not None:
             cmap = self.head_mapping(None, condition, camera_angles, draws=draws)
-        return self.b4(x, cmap)
+        return self.b4(x.to(self.b4.conv.weight.dtype), cmap)
 
     def _embed_patch(self, patch: PatchParams | None) -> Tensor | None:
         """[B, 828] for (scale, x offset, y offset)."""

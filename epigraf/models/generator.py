@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from epigraf.config import BackgroundType, Config, RenderBackend
+from epigraf.config import BackgroundType, Config, Quadrature, RenderBackend, RenderSampler
 from epigraf.models.backbone import NoiseMode, TriPlaneBackbone
 from epigraf.models.background import SphereBackground, plane_background
 from epigraf.models.decoder import DensityPrior, TriPlaneDecoder, TriPlaneField
 from epigraf.models.mapping import CameraEmbedding, MappingNetwork
+from epigraf.models.projection import as_read_here
 from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.patches import PatchParams
@@ -96,7 +97,7 @@ class Generator(nn.Module):
             channel_max=g.cmax,
             use_noise=g.use_noise,
         )
-        self.decoder = TriPlaneDecoder(g)
+        self.decoder = TriPlaneDecoder(g, cfg.decoder.engine)
         self.background: SphereBackground | None = None
         if g.bg_model.type is BackgroundType.SPHERE:
             self.background = SphereBackground(
@@ -125,7 +126,8 @@ class Generator(nn.Module):
         prior = None
         if g.density_prior_radius is not None:
             prior = DensityPrior(g.density_prior_radius, g.density_prior_strength)
-        return TriPlaneField(planes[:, : self.plane_channels], self.decoder, scale, prior)
+        planes = as_read_here(planes[:, : self.plane_channels], g.tri_plane.projection)
+        return TriPlaneField(planes, self.decoder, scale, prior)
 
     def forward(
         self,
@@ -162,8 +164,10 @@ class Generator(nn.Module):
     ) -> Image:
         """Render ws [B, num_ws, w_dim] from camera_angles [B, 3] (radians; roll is ignored).
 
-        The pitch is clamped to [1e-5, pi - 1e-5] in a copy. ``planes`` saves the backbone where
-        they are known already; ``trace`` receives the intermediate tensors.
+        With more cameras than styles, [B V, 3], each object is seen by V neighbouring ones, and the
+        backbone runs once for them; the image is [B V, 3, h, w]. The pitch is clamped to
+        [1e-5, pi - 1e-5] in a copy. ``planes`` saves the backbone where they are known already;
+        ``trace`` receives the intermediate tensors.
 
         Raises:
             ValueError: ``bg_only`` without a background model, or shapes that do not fit.
@@ -179,13 +183,14 @@ class Generator(nn.Module):
         if trace is not None:
             trace["planes"] = planes
         options = replace(self.render_options(view, len(ws)), row_length=resolution)
+        cameras, rays = len(rays.directions), _by_object(rays, len(ws))
         rendered = render_rays(self.field(planes), rays, options, draws=draws, trace=trace)
         features = rendered.features
         if has_background and not view.ignore_bg:
             behind = self._background(ws, planes, rays, view, resolution, draws, trace)
             through = rendered.transmittance[..., None]
             features = behind if view.bg_only else features + behind * through
-        return _image(features, rendered, resolution)
+        return _image(features, rendered, resolution, cameras)
 
     def render_options(self, view: View, batch: int = 1) -> RenderOptions:
         """The ray march of a view in the present mode (training or evaluation)."""
@@ -204,11 +209,15 @@ class Generator(nn.Module):
             last_interval=g.last_interval,
             last_back=data.last_back,
             white_back=data.white_back,
+            black_back=data.black_back,
+            midpoints=g.quadrature is Quadrature.MIDPOINTS,
             has_background=g.bg_model.type is not None,
             deterministic=view.deterministic,
             max_rays=self._max_rays(view, batch),
             backend=self._backend(view),
             early_stop_eps=self.cfg.render.early_stop_eps,
+            compositor=self.cfg.render.compositor,
+            sampler=self.cfg.render.sampler or RenderSampler.DENSE,
         )
 
     def renderer(self, device: torch.device | str = "cpu") -> str:
@@ -245,7 +254,7 @@ class Generator(nn.Module):
     def _rays(self, angles: Tensor, view: View, resolution: int, trace: Trace | None) -> Rays:
         camera = self.cfg.dataset.camera
         fov = camera.fov if view.fov is None else view.fov
-        matrices = cam2world(clamp_pitch(angles), camera.radius)
+        matrices = cam2world(clamp_pitch(angles), camera.radius, camera.target)
         rays = patch_rays(matrices, resolution, resolution, fov, view.patch)
         if trace is not None:
             directions = pixel_directions(resolution, resolution, fov, view.patch).to(angles)
@@ -269,7 +278,10 @@ class Generator(nn.Module):
         """Background colours [B, R, 3]."""
         if self.background is None:
             picture = planes[:, self.plane_channels :]
-            return plane_background(picture, self.img_resolution, resolution, view.patch)
+            views = rays.directions.shape[1] // resolution**2
+            seen = picture.repeat_interleave(views, dim=0)
+            behind = plane_background(seen, self.img_resolution, resolution, view.patch)
+            return behind.reshape(len(planes), -1, _IMAGE_CHANNELS)
         jitter = view.jitter_background
         if jitter is None:
             jitter = self.training and not view.deterministic
@@ -283,8 +295,26 @@ class Generator(nn.Module):
         )
 
 
-def _image(features: Tensor, rendered: Rendered, resolution: int) -> Image:
-    def picture(rays: Tensor) -> Tensor:  # [B, R, C] -> [B, C, h, w]
+def _by_object(rays: Rays, objects: int) -> Rays:
+    """Rays [B V, R, 3] of V views of each object as [B, V R, 3].
+
+    Raises:
+        ValueError: the cameras are no multiple of the objects.
+    """
+    cameras = len(rays.directions)
+    if cameras == objects:
+        return rays
+    if objects == 0 or cameras % objects:
+        raise ValueError(
+            f"synthesis: camera_angles must have shape [B, 3] or [B V, 3] with B = {objects}, "
+            f"got {cameras} cameras"
+        )
+    return Rays(*(x.reshape(objects, -1, 3) for x in rays))
+
+
+def _image(features: Tensor, rendered: Rendered, resolution: int, cameras: int) -> Image:
+    def picture(rays: Tensor) -> Tensor:  # [B, V R, C] -> [B V, C, h, w]
+        rays = rays.reshape(cameras, -1, rays.shape[-1])
         return rays.transpose(1, 2).unflatten(2, (resolution, resolution)).contiguous()
 
     image = picture(features)

@@ -204,10 +204,11 @@ class Conv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if use_bias else None
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """Map ``x`` [B, I, H, W] to [B, O, H', W'] and multiply by ``gain``."""
+        """Map ``x`` [B, I, H, W] to [B, O, H', W'] in its dtype and multiply by ``gain``."""
         total = self.activation.gain * gain
-        bias = None if self.bias is None else self.bias * total
-        y = conv2d_resample(x, self.weight * (self.weight_gain * total), bias, self.resample)
+        bias = None if self.bias is None else (self.bias * total).to(x.dtype)
+        weight = (self.weight * (self.weight_gain * total)).to(x.dtype)
+        y = conv2d_resample(x, weight, bias, self.resample)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return activate_(y, self.activation, clamp)
 

@@ -2,7 +2,8 @@
 
 A snapshot holds groups of tensors named `GROUP/NAME` (G_ema, and for training G, D and the
 optimisers) and, in the metadata of the safetensors file, one JSON text: the format version, the
-configuration, the counters and a checksum of each group.
+configuration, the counters, a checksum of each group and one of the list of tensors. A second
+entry of the metadata is the checksum of that text.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,27 @@ from epigraf.config import Config
 from epigraf.errors import CheckpointError, ConfigError
 from epigraf.models.generator import Generator
 
+FREE_KEYS = (
+    "render.*",
+    "decoder.*",
+    "model.generator.test_ray_steps",
+    "model.generator.test_fine_steps",
+    "model.generator.density_gain",
+    "model.generator.density_shift",
+    "model.generator.last_interval",
+    "model.generator.bg_model.num_steps",
+    "dataset.white_back",
+    "dataset.last_back",
+    "dataset.object_radius",
+    "dataset.camera.fov",
+    "dataset.camera.ray_start",
+    "dataset.camera.ray_end",
+)
+"""What may be changed of a trained model: how it is looked at, never what its weights are."""
+
 FORMAT = 1  # raised whenever older programs could misread a snapshot
 _METADATA_KEY = "epigraf"
+_CHECKSUM_KEY = "epigraf.crc32"
 _NAME = re.compile(r"network-snapshot-(\d{6,})\.safetensors")
 
 
@@ -69,8 +90,7 @@ class Snapshot:
             raise CheckpointError(f"snapshot {self.path}: has no tensors of {group!r}")
         if checksum(found) != expected:
             raise CheckpointError(
-                f"snapshot {self.path}: the tensors of {group!r} are damaged (wrong checksum); "
-                f"use an older snapshot"
+                f"snapshot {self.path}: the tensors of {group!r} are damaged (wrong checksum)"
             )
         return found
 
@@ -104,27 +124,48 @@ def read_snapshot(path: str | Path) -> Snapshot:
         raise CheckpointError(f"snapshot {path}: no such file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            text = (file.metadata() or {}).get(_METADATA_KEY)
+            metadata = file.metadata() or {}
+            index = _index(
+                (name, file.get_slice(name).get_shape())
+                for name in file.keys()  # noqa: SIM118
+            )
     except (SafetensorError, OSError) as error:
-        hint = "official .pkl files are not read here" if path.suffix == ".pkl" else str(error)
+        hint = f"try: epigraf import {path.name}" if path.suffix == ".pkl" else str(error)
         raise CheckpointError(
             f"snapshot {path}: truncated, or not a safetensors file ({hint})"
         ) from None
-    if text is None:
+    if _METADATA_KEY not in metadata:
         raise CheckpointError(f"snapshot {path}: a safetensors file, but not one of epigraf")
-    try:
-        header = json.loads(text)
-        version = int(header["format"])
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"snapshot {path}: its header is damaged") from None
+    header, version = _parse_header(path, metadata)
     if version > FORMAT:
         raise CheckpointError(
             f"snapshot {path}: written by a newer epigraf (format {version}, this version reads "
             f"up to {FORMAT}); upgrade epigraf"
         )
     if not _is_complete(header):
-        raise CheckpointError(f"snapshot {path}: its header is damaged")
+        raise CheckpointError(f"snapshot {path}: its header is damaged (counters are missing)")
+    if header.get("index", index) != index:  # older snapshots have none
+        raise CheckpointError(f"snapshot {path}: its list of tensors is damaged (wrong checksum)")
     return Snapshot(path, header)
+
+
+def _parse_header(path: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], int]:
+    """The JSON text of a snapshot as values, and its format version."""
+    text = metadata[_METADATA_KEY]
+    stated = metadata.get(_CHECKSUM_KEY)  # older snapshots have none
+    if stated is not None and stated != str(zlib.crc32(text.encode())):
+        raise CheckpointError(f"snapshot {path}: its header is damaged (wrong checksum)")
+    try:
+        header = json.loads(text)
+        return header, int(header["format"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"snapshot {path}: its header is damaged") from None
+
+
+def _index(tensors: Iterable[tuple[str, Iterable[int]]]) -> int:
+    """CRC-32 of names and shapes."""
+    lines = sorted(f"{name} {list(shape)}" for name, shape in tensors)
+    return zlib.crc32("\n".join(lines).encode())
 
 
 def _is_complete(header: dict[str, Any]) -> bool:
@@ -143,7 +184,7 @@ def write_snapshot(
 
     Args:
         path: `network-snapshot-KIMG.safetensors`.
-        header: JSON-ready values; `format` and `checksums` are added here.
+        header: JSON-ready values; the format and the checksums are added here.
         groups: group -> name -> tensor, on any device.
     Raises:
         CheckpointError: it cannot be written (the disk is full, ...). OSError: nor can the folder.
@@ -151,11 +192,16 @@ def write_snapshot(
     groups = {
         g: {n: t.detach().cpu().contiguous() for n, t in ts.items()} for g, ts in groups.items()
     }
-    checksums = {group: checksum(tensors) for group, tensors in groups.items()}
-    text = json.dumps({**header, "format": FORMAT, "checksums": checksums})
     flat = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
+    added = {
+        "format": FORMAT,
+        "checksums": {group: checksum(tensors) for group, tensors in groups.items()},
+        "index": _index((name, t.shape) for name, t in flat.items()),
+    }
+    text = json.dumps({**header, **added})
+    metadata = {_METADATA_KEY: text, _CHECKSUM_KEY: str(zlib.crc32(text.encode()))}
     try:
-        write_atomically(path, lambda file: save_file(flat, file, metadata={_METADATA_KEY: text}))
+        write_atomically(path, lambda file: save_file(flat, file, metadata=metadata))
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while serializing: ")
         raise CheckpointError(f"snapshot {path}: cannot be written: {reason}") from None
@@ -252,27 +298,50 @@ class LoadedModel:
     config: Config
     kimg: float
     path: Path
+    source: dict[str, Any] | None = None  # of an imported model: release, file, sha256, network
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+def load(
+    path: str | Path, device: torch.device | str = "cpu", overrides: Iterable[str] = ()
+) -> LoadedModel:
     """Load the generator of a run folder (its newest readable snapshot), a snapshot file, or a
     model that comes with the package, by name.
 
+    Args:
+        path: which.
+        device: where it lives.
+        overrides: `a.b=c`, changes of how it is rendered (`FREE_KEYS`).
     Raises:
         CheckpointError: missing, truncated, damaged, foreign, or of another architecture.
+        ConfigError: an override of an unknown key, a value out of range, or a key that the weights
+            depend on.
     """
     snapshot = find_snapshot(path)
-    cfg = snapshot.config
+    cfg = _with_free(snapshot.config, list(overrides))
     generator = Generator(cfg)
     load_weights(generator, snapshot, "G_ema")
     generator.to(device).eval().requires_grad_(False)
-    return LoadedModel(generator, cfg, snapshot.images_seen / 1000, snapshot.path)
+    source = snapshot.header.get("source")
+    return LoadedModel(generator, cfg, snapshot.images_seen / 1000, snapshot.path, source)
+
+
+def _with_free(cfg: Config, overrides: list[str]) -> Config:
+    changed = cfg.with_overrides(overrides)
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if not any(fnmatchcase(key, free) for free in FREE_KEYS):
+            raise ConfigError(
+                f"config: {key} cannot be changed in a trained model; these can: "
+                f"{', '.join(FREE_KEYS)}"
+            )
+    return changed
 
 
 def export_model(model: str | Path, out: Path) -> Path:
     """Write the averaged generator alone: a fraction of a training snapshot, to share and to ship.
 
-    Counters and configuration stay, without the path of the training data.
+    Counters, configuration and (of an imported model) its source stay, without the path of the
+    training data.
 
     Args:
         model: as for `load`.
@@ -284,6 +353,7 @@ def export_model(model: str | Path, out: Path) -> Path:
     header = {
         "config": snapshot.config.with_overrides(["dataset.path=null"]).to_dict(),
         "counters": {"images_seen": snapshot.images_seen},
+        **{key: snapshot.header[key] for key in ("source",) if key in snapshot.header},
     }
     write_snapshot(out, header, {"G_ema": snapshot.tensors("G_ema")})
     return out

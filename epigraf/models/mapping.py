@@ -27,6 +27,7 @@ class CameraEmbedding(ScalarEncoder):
         drop_p: in training, drop each element with this probability and scale the rest.
         noise_std: in training, add noise of this times the standard deviation over the batch.
         multiplier: sets the number of octaves, log2 of it (64: the official 6).
+        yaw_only: every pitch is embedded as 0.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class CameraEmbedding(ScalarEncoder):
         drop_p: float = 0.0,
         noise_std: float = 0.0,
         multiplier: float = CAMERA_MULTIPLIER,
+        yaw_only: bool = False,
     ) -> None:
         super().__init__(2, 0.0 if raw else multiplier, use_raw=raw)
+        self.yaw_only = yaw_only
         self.drop_p = drop_p
         self.noise_std = noise_std
 
@@ -59,6 +62,8 @@ class CameraEmbedding(ScalarEncoder):
         The deviation of a batch of one camera is undefined; it gets no noise.
         """
         angles = camera_angles[:, :2]
+        if self.yaw_only:
+            angles = angles * angles.new_tensor([1.0, 0.0])
         if self.training and self.noise_std > 0:
             noise = _needed(draws).normal("camera_noise", tuple(angles.shape), angles)
             if len(angles) > 1:

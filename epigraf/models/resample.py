@@ -35,6 +35,12 @@ def _filter(x: Tensor, gain: float, pad: int, stride: int) -> Tensor:
     return F.conv2d(x, kernel, stride=stride, padding=pad, groups=x.shape[1])
 
 
+def _interpolate(x: Tensor) -> Tensor:
+    x = F.pad(x.contiguous(memory_format=torch.channels_last), (1, 1, 1, 1))
+    y = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    return y[:, :, 2:-2, 2:-2]
+
+
 class _Blur(Function):
     """Filter at full resolution; symmetric, so the adjoint pads by 3 - pad."""
 
@@ -65,9 +71,7 @@ class _Up(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = F.pad(x.contiguous(memory_format=torch.channels_last), (1, 1, 1, 1))
-        y = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-        return y[:, :, 2:-2, 2:-2]
+        return _interpolate(x)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Tensor:
@@ -76,6 +80,8 @@ class _Up(Function):
 
 def blur2d(x: Tensor, pad: int, gain: float = 1.0) -> Tensor:
     """Filter ``x`` [B, C, H, W], padded by ``pad`` (1 or 2): [B, C, H + 2 pad - 3, ...]."""
+    if torch.compiler.is_compiling():
+        return _filter(x, gain, pad, 1)
     return _Blur.apply(x, gain, pad)
 
 
@@ -85,7 +91,7 @@ def upsample2d(x: Tensor) -> Tensor:
     Zero insertion, padding (2, 1), filter, gain 4: y[2i] = (x[i-1] + 3 x[i]) / 4 and
     y[2i+1] = (3 x[i] + x[i+1]) / 4 along each axis.
     """
-    return _Up.apply(x)
+    return _interpolate(x) if torch.compiler.is_compiling() else _Up.apply(x)
 
 
 def downsample2d(x: Tensor) -> Tensor:

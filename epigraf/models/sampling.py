@@ -1,13 +1,12 @@
-"""From seeds to pictures: truncated styles, views of an object, latent interpolation.
+"""From seeds to styles: truncation, interpolation in w and in z, mixing; fields of objects.
 
-N objects, V views of one object, H W pixels. Everything here is deterministic: a seed means the
-same object on every machine, spatial noise is the constant one and rays are not jittered. Memory
-does not grow with the number of views: one object and one view are worked on at a time.
+N objects, L styles of an object (num_ws). Everything here is deterministic: a seed means the same
+object on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,17 +14,11 @@ from torch import Tensor
 
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.decoder import TriPlaneField
-from epigraf.models.generator import Generator, Image, View
-from epigraf.rendering.draws import RandomDraws
+from epigraf.models.generator import Generator
 from epigraf.rendering.seeds import labels_from_classes, labels_from_seeds, latents_from_seeds
-from epigraf.rendering.trajectories import CameraPath
 
 CLASS_MEAN_SAMPLES = 256
 """How many z average to the mean style of a class (the official number)."""
-
-
-CPU_RAYS, GPU_RAYS = 2048, 65536
-"""Rays of one pass; on a CPU their samples then stay in the cache (a quarter faster than 8192)."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +59,18 @@ def styles_from_seeds(
     Raises:
         ValueError: a class that the model does not have.
     """
+    z = latents_from_seeds(seeds, generator.z_dim)
+    return styles_from_latents(generator, z, labels_for(generator, seeds, class_index), truncation)
+
+
+@torch.no_grad()
+def styles_from_latents(
+    generator: Generator, z: Tensor, c: Tensor, truncation: Truncation = Truncation()
+) -> Tensor:
+    """Styles ws [N, num_ws, w_dim] of latents z [N, z_dim] and labels c [N, c_dim] (blends of
+    classes too: the mean that truncation pulls towards is then the same blend)."""
     device = next(generator.parameters()).device
-    z = latents_from_seeds(seeds, generator.z_dim).to(device)
-    c = labels_for(generator, seeds, class_index).to(device)
+    z, c = z.to(device), c.to(device)
     if generator.c_dim == 0:
         return generator.mapping(
             z, c, truncation_psi=truncation.psi, truncation_cutoff=truncation.cutoff
@@ -82,9 +84,11 @@ def _towards_class_mean(
     ws = generator.mapping(z, c)
     if truncation.psi == 1.0:
         return ws
-    means = torch.stack([_class_mean(generator, int(i)) for i in c.argmax(dim=1)])
+    used = [int(i) for i in c.any(dim=0).nonzero()[:, 0]]
+    means = torch.stack([_class_mean(generator, i) for i in used])
+    mean = torch.einsum("nk,klw->nlw", c[:, used], means)
     end = truncation.cutoff if truncation.cutoff is not None else ws.shape[1]
-    head = means[:, :end] + truncation.psi * (ws[:, :end] - means[:, :end])
+    head = mean[:, :end] + truncation.psi * (ws[:, :end] - mean[:, :end])
     return torch.cat([head, ws[:, end:]], dim=1)
 
 
@@ -96,51 +100,62 @@ def _class_mean(generator: Generator, index: int) -> Tensor:
     return generator.mapping(z, c).mean(dim=0)
 
 
-def interpolate_styles(ws: Tensor, steps: int) -> Tensor:
-    """A loop through styles ws [N, num_ws, w_dim]: `steps` frames from each to the next and from
-    the last back to the first, so [N * steps, num_ws, w_dim]. Linear in w, eased in time
-    (smoothstep), so that the motion rests a little at every object.
+def ease(x: Tensor) -> Tensor:
+    """Smoothstep, 3 x^2 - 2 x^3: motion that rests a little at both ends of [0, 1]."""
+    return x * x * (3 - 2 * x)
+
+
+def slerp(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """From a [.., Z] at x = 0 to b [.., Z] at x = 1 (x broadcasts, [.., 1]) along the great circle:
+    (sin((1 - x) o) a + sin(x o) b) / sin o, o the angle between them (Shoemake 1985); a straight
+    line where they are parallel or opposite.
     """
-    if steps < 1:
-        raise ValueError(f"interpolate_styles: steps must be at least 1, got {steps}")
-    x = torch.arange(steps, dtype=ws.dtype, device=ws.device) / steps
-    x = (x * x * (3 - 2 * x))[None, :, None, None]
-    mixed = ws[:, None] * (1 - x) + ws.roll(-1, dims=0)[:, None] * x
-    return mixed.flatten(0, 1)
+    start, end, x = a.double(), b.double(), x.double()
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1)[..., None]
+    angle = torch.acos(cosine.clamp(-1, 1))
+    sine = torch.sin(angle)
+    flat = sine < 1e-6
+    safe = torch.where(flat, 1, sine)
+    left = torch.where(flat, 1 - x, torch.sin((1 - x) * angle) / safe)
+    right = torch.where(flat, x, torch.sin(x * angle) / safe)
+    return (left * start + right * end).to(a.dtype)
 
 
-@torch.no_grad()
-def render_views(
-    generator: Generator, ws: Tensor, cameras: CameraPath, resolution: int | None = None
-) -> Iterator[Image]:
-    """Render one picture a camera, each [1, 3, H, W] with its depth and opacity.
+def interpolate_styles(ws: Tensor, x: Tensor) -> Tensor:
+    """Linear in w: styles [T, num_ws, w_dim] at the places x [T] in [0, N - 1] of the polyline
+    through ws [N, num_ws, w_dim]."""
+    left, share = _between(x, len(ws))
+    share = share[:, None, None].to(ws)
+    return ws[left] * (1 - share) + ws[(left + 1).clamp_max(len(ws) - 1)] * share
 
-    Args:
-        generator: in eval mode.
-        ws: [1, num_ws, w_dim], one object seen from all cameras (its planes are computed once), or
-            [V, num_ws, w_dim], a style for each camera.
-        cameras: V cameras.
-        resolution: side in pixels; None is the resolution of the dataset.
 
-    Raises:
-        ValueError: neither one style nor one for each camera.
-    """
-    if ws.shape[0] not in (1, len(cameras)):
-        raise ValueError(
-            f"render_views: ws must hold 1 or {len(cameras)} styles, got {ws.shape[0]}"
-        )
-    draws, rays = RandomDraws(0), CPU_RAYS if ws.device.type == "cpu" else GPU_RAYS
-    planes: Tensor | None = None
-    for i in range(len(cameras)):
-        style = ws[min(i, ws.shape[0] - 1)][None]
-        if planes is None or ws.shape[0] > 1:
-            planes = generator.planes(style, NoiseMode.CONST, draws=draws)
-        angles = cameras.angles[i : i + 1].to(device=ws.device, dtype=ws.dtype)
-        fov = float(cameras.fov[i])
-        view = View(fov=fov, resolution=resolution, deterministic=True, max_rays=rays)
-        yield generator.synthesis(
-            style, angles, view, noise_mode=NoiseMode.CONST, draws=draws, planes=planes
-        )
+def interpolate_latents(
+    generator: Generator, z: Tensor, c: Tensor, x: Tensor, truncation: Truncation
+) -> Tensor:
+    """Spherical in z: styles [T, num_ws, w_dim] at the places x [T] in [0, N - 1] of the arcs
+    through latents z [N, z_dim]; labels c [N, c_dim] are blended linearly."""
+    left, share = _between(x, len(z))
+    right = (left + 1).clamp_max(len(z) - 1)
+    share = share[:, None].to(z)
+    blend = c[left] * (1 - share) + c[right] * share
+    return styles_from_latents(generator, slerp(z[left], z[right], share), blend, truncation)
+
+
+def _between(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The index [T] on the left of each place, and how far [T] it is to the next one."""
+    if bool(((x < 0) | (x > count - 1)).any()):
+        raise ValueError(f"interpolate: places must lie in [0, {count - 1}]")
+    left = x.floor().long().clamp_max(max(count - 2, 0))
+    return left, x - left
+
+
+def mix_styles(coarse: Tensor, fine: Tensor, layers: range) -> Tensor:
+    """Styles `coarse` [L, w_dim] with `layers` of them taken from `fine` [L, w_dim]."""
+    if layers.start < 0 or layers.stop > len(coarse):
+        raise ValueError(f"mix_styles: layers must lie in 0..{len(coarse) - 1}, got {layers}")
+    mixed = coarse.clone()
+    mixed[layers.start : layers.stop] = fine[layers.start : layers.stop]
+    return mixed
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 # The calling convention that this Python code speaks; csrc/bindings.cpp states the same number.
-_ABI = 3
+_ABI = 7
 DTYPES = (torch.float32, torch.float64)
 _INSTRUCTION_SETS = {"x86-64-v4": "AVX-512", "x86-64-v3": "AVX2", "default": "baseline"}
 _FORCE_REFERENCE: ContextVar[bool] = ContextVar("epigraf_force_reference", default=False)
@@ -68,12 +68,16 @@ def available() -> bool:
     return _find().module is not None
 
 
-@torch.compiler.assume_constant_result
 def reason() -> str:
     """Why the native core is not used; empty where it is."""
     if _FORCE_REFERENCE.get():
         return "the reference was asked for"
     return _find().reason
+
+
+# torch.compiler.assume_constant_result(reason), without importing the compiler: a second of every
+# command's start.
+reason._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def core() -> Any:

@@ -17,6 +17,7 @@ from epigraf.ops import _native
 from epigraf.ops._autograd import composable_grads
 
 OUTPUTS = 4
+RAYS = 10  # tensors of rays; behind them what is known of the scene
 _SAVED = OUTPUTS + 1
 
 
@@ -33,11 +34,13 @@ def render_native(
     """features, depth, opacity, transmittance, and what the backward pass needs.
 
     planes: [B, 3, H, W, C], dense with channel stride 1, or in any strides where they are
-    projected; params: weights, then biases; rays: in the core's order, empty where there is none
-    (a list with None in it has no structure for autograd); sizes: F, first and total
-    (of a seed's rays), row_length; numbers: slope, cube_scale, prior_strength, prior_slope, shift,
-    gain, noise_std, early_stop_eps; flags: relu, finite_interval, last_back, project, whether there
-    will be a backward pass, and the seeded of jitter, u, coarse_noise, final_noise.
+    projected; params: weights, then biases; rays: in the core's order, then the words of an
+    occupancy grid and projected planes, empty where there is none (a list with None in it has no
+    structure for autograd); sizes: F, first and total (of a seed's rays), row_length, cells along
+    an edge of the grid; numbers: slope, cube_scale, prior_strength, prior_slope, shift, gain,
+    noise_std, early_stop_eps, half edge of the grid; flags: relu, finite_interval, last_back,
+    project, whether there will be a backward pass, and the seeded of jitter, u, coarse_noise,
+    final_noise.
     """
     outputs = _empty_outputs(planes, rays, sizes, flags)
     _native.core().render_forward(
@@ -45,7 +48,8 @@ def render_native(
         _shape(planes, params, rays, seed, (sizes, numbers, flags)),
         planes.data_ptr(),
         _native.addresses(*params),
-        _native.addresses(*map(present, rays)),
+        _native.addresses(*map(present, rays[:RAYS])),
+        _native.addresses(*map(present, rays[RAYS:])),
         _native.addresses(*outputs[:OUTPUTS], outputs[OUTPUTS] if flags[4] else None),
     )
     return outputs
@@ -96,7 +100,7 @@ def _render_backward(
         _shape(planes, params, rays, seed, (sizes, numbers, flags)),
         planes.data_ptr(),
         _native.addresses(*params),
-        _native.addresses(*map(present, rays)),
+        _native.addresses(*map(present, rays[:RAYS])),
         _native.addresses(saved, *dense),
         grad_planes.data_ptr() if need_planes else 0,
         _native.addresses(*grad_params),
@@ -184,7 +188,7 @@ def _shape(
 ) -> Any:
     """Sizes and numbers as the core takes them."""
     sizes, numbers, flags = call
-    fine, first, total, row_length = sizes
+    fine, first, total, row_length, cells = sizes
     batch, _, height, width, channels = planes.shape
     u = rays[8]
     return _native.core().RenderShape(
@@ -192,11 +196,32 @@ def _shape(
         planes=(channels, height, width),
         strides=planes.stride(),
         widths=[channels, *(len(w) for w in params[: len(params) // 2])],
-        numbers=tuple(numbers),
+        numbers=tuple(numbers[:8]),
         flags=tuple(flags[:4]),
         u_stride=u.stride(1) if u.ndim == 3 else 0,
         row_length=row_length,
         seed=0 if seed is None else int(seed) & 0xFFFFFFFFFFFFFFFF,
         place=(first, total),
         seeded=tuple(flags[5:]),
+        cells=cells,
+        half_edge=numbers[8],
     )
+
+
+def project_native(planes: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """[B, n] planes [B, 3, H, W, C] (any strides) behind the first layer; see render_projected_size
+    in the core for n."""
+    nothing = planes.new_empty(0)
+    rays = [nothing, nothing, planes.new_empty(len(planes), 0), nothing, nothing, nothing, nothing]
+    call = ([0] * 5, [0.0] * 8 + [1.0], [False] * 9)
+    shape = _shape(planes, params, [*rays, nothing, nothing], None, call)
+    size = _native.core().render_projected_size(shape, planes.dtype == torch.float64)
+    projected = planes.new_empty(len(planes), size)
+    _native.core().render_project(
+        _native.launch(planes),
+        shape,
+        planes.data_ptr(),
+        _native.addresses(*params),
+        projected.data_ptr(),
+    )
+    return projected

@@ -56,7 +56,7 @@ def composite(
     Raises ValueError for a wrong shape, device, last_delta or early_stop_eps, TypeError for a wrong
     dtype.
     """
-    _check(colors, densities, t, last_delta, early_stop_eps)
+    check_composite(colors, densities, t, last_delta, early_stop_eps)
     last = last_delta if isinstance(last_delta, Tensor) else t.new_full(t.shape[:2], last_delta)
     wants_grad = any(x.requires_grad for x in (colors, densities, t, last))
     eps = 0.0 if wants_grad and torch.is_grad_enabled() else early_stop_eps
@@ -168,7 +168,7 @@ def _shape(colors: Tensor, last_back: bool, early_stop_eps: float = 0.0) -> Any:
     return _native.core().CompositeShape(batch * rays, samples, channels, last_back, early_stop_eps)
 
 
-def _check(
+def check_composite(
     colors: Tensor,
     densities: Tensor,
     t: Tensor,

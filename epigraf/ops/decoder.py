@@ -50,7 +50,7 @@ def decode(
     threads agree bit for bit; on a GPU the gradients of weights and biases agree but for rounding.
     Raises ValueError for a wrong shape, device or slope, TypeError for a wrong dtype.
     """
-    _check(features, weights, biases, slope)
+    check_decode(features, weights, biases, slope)
     flat = features.reshape(features.shape[:-1].numel(), features.shape[-1])
     if _native.runs_native(flat) and _fits(flat, weights):
         tensors = [x.contiguous() for x in (flat, *weights, *biases)]
@@ -142,7 +142,7 @@ def _second_order(
     return composable_grads(reference, (features, *params), ctx.needs_input_grad[1:], grads)
 
 
-def _check(
+def check_decode(
     features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float
 ) -> None:
     op = "decode"

@@ -13,8 +13,7 @@ pass computes the rest again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -22,143 +21,32 @@ from torch import Tensor
 
 from epigraf.ops import _native
 from epigraf.ops._render_checks import check_render
-from epigraf.ops._render_native import OUTPUTS, present, render_native
+from epigraf.ops._render_native import OUTPUTS, present, project_native, render_native
+from epigraf.ops._render_tensors import (
+    COARSE_NOISE,
+    FINAL_NOISE,
+    IMPORTANCE,
+    JITTER,
+    FieldTensors,
+    March,
+    RaySeeds,
+    RayTensors,
+    RenderedRays,
+)
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.decoder import decode
 from epigraf.ops.importance import importance_t, merge_samples
-from epigraf.ops.random import philox_normal, philox_uniform
+from epigraf.ops.occupancy import OccupancyGrid, may_absorb
 from epigraf.ops.triplane import channels_last, sample_triplane
+
+__all__ = [
+    "COARSE_NOISE", "FINAL_NOISE", "IMPORTANCE", "JITTER", "FieldTensors", "March", "RaySeeds",
+    "RayTensors", "RenderedRays", "field_at", "project_planes", "projects", "render",
+    "render_reference", "why_not",
+]  # fmt: skip
 
 MAX_LAYERS = 8
 _SAMPLES_A_PIXEL = 3  # from where on projecting the planes pays
-JITTER, IMPORTANCE, COARSE_NOISE, FINAL_NOISE = range(4)  # streams of a seed
-
-
-@dataclass(frozen=True)
-class FieldTensors:
-    """A tri-plane field, taken apart.
-
-    planes: [B, 3, C, H, W], as for `sample_triplane`. weights: one [O, I] per layer of the decoder,
-    the first with I = C, the last with O = 4 (colours, raw density); biases: [O] each; slope: of
-    the leaky ReLU between layers. Points are divided by cube_scale to find their place on the
-    planes. prior_strength - prior_slope |x| joins the raw density at x (0, 0: nothing).
-    """
-
-    planes: Tensor
-    weights: Sequence[Tensor]
-    biases: Sequence[Tensor]
-    slope: float
-    cube_scale: float
-    prior_strength: float = 0.0
-    prior_slope: float = 0.0
-
-
-@dataclass(frozen=True)
-class RaySeeds:
-    """Random numbers of rays that are computed where they are used (`epigraf.ops.random`).
-
-    seed: int64 tensor of one element on the CPU, its 64 bits the seed. Ray r of batch element b is
-    ray b * total + first + r of its streams, so that rays cut into calls keep their numbers.
-    jitter, noise: whether these numbers are wanted; num_fine: F, the importance draws of a ray.
-    """
-
-    seed: Tensor
-    total: int
-    first: int = 0
-    jitter: bool = True
-    num_fine: int = 0
-    noise: bool = False
-
-    def numbers(self, stream: int, count: int, like: Tensor) -> Tensor:
-        """[B, R, count]: `count` numbers of a stream for each ray of like [B, R]."""
-        draw = philox_normal if stream in (COARSE_NOISE, FINAL_NOISE) else philox_uniform
-        seed, (batch, rays) = int(self.seed) & 0xFFFFFFFFFFFFFFFF, like.shape
-        rows = [
-            draw(seed, stream, (rays, count), like, (b * self.total + self.first) * count)
-            for b in range(batch)
-        ]
-        return torch.stack(rows) if rows else like.new_empty(0, rays, count)
-
-
-@dataclass(frozen=True)
-class RayTensors:
-    """Rays and their random numbers.
-
-    origins, directions (unit length): [B, R, 3]; near, far: [B, R], what is sampled; last_delta:
-    [B, R], length of the interval behind the last sample (not read where the march is finite).
-    even: [S], from 0 to 1; jitter: [B, R, S] in [0, 1) or None (samples at `even`). u: [B, R, F] in
-    [0, 1], draws of the fine samples. coarse_noise [B, R, S] and final_noise [B, R, N] or None:
-    added to raw densities, times noise_std; the second in the order of depth. seeds: instead of
-    those four. row_length: of the picture whose rows the rays are, or 0: speed only.
-    """
-
-    origins: Tensor
-    directions: Tensor
-    near: Tensor
-    far: Tensor
-    last_delta: Tensor
-    even: Tensor
-    jitter: Tensor | None = None
-    u: Tensor | None = None
-    coarse_noise: Tensor | None = None
-    final_noise: Tensor | None = None
-    seeds: RaySeeds | None = None
-    row_length: int = 0
-
-    @property
-    def num_fine(self) -> int:
-        """F."""
-        if self.u is not None:
-            return self.u.shape[-1]
-        return 0 if self.seeds is None else self.seeds.num_fine
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """All but the seeds, in the core's order."""
-        return (
-            self.origins, self.directions, self.near, self.far, self.last_delta, self.even,
-            self.jitter, self.coarse_noise, self.u, self.final_noise,
-        )  # fmt: skip
-
-    def drawn(self) -> RayTensors:
-        """The same with the numbers of the seeds as tensors."""
-        if self.seeds is None:
-            return self
-        seeds, like, coarse = self.seeds, self.near, self.even.numel()
-        fine, noise = seeds.num_fine, seeds.noise
-        return replace(
-            self,
-            seeds=None,
-            jitter=seeds.numbers(JITTER, coarse, like) if seeds.jitter else self.jitter,
-            u=seeds.numbers(IMPORTANCE, fine, like) if fine > 0 else self.u,
-            coarse_noise=seeds.numbers(COARSE_NOISE, coarse, like) if noise and fine > 0 else None,
-            final_noise=seeds.numbers(FINAL_NOISE, coarse + self.num_fine, like) if noise else None,
-        )
-
-
-@dataclass(frozen=True)
-class March:
-    """How densities become weights: sigma = gain * clamp(raw + noise_std * noise + shift), clamp a
-    softplus or a ReLU; the last interval ends at `far` if finite; last_back adds 1 - sum w to the
-    last weight of the final pass. early_stop_eps in [0, 1): where no gradient is wanted a ray of
-    the final pass ends at the first sample that less of its light reaches (`composite`)."""
-
-    shift: float = 0.0
-    gain: float = 1.0
-    noise_std: float = 0.0
-    relu: bool = False
-    finite_interval: bool = False
-    last_back: bool = False
-    early_stop_eps: float = 0.0
-
-
-class RenderedRays(NamedTuple):
-    """features [B, R, 3], and [B, R] each: depth (weighted sum of t), opacity (before last_back),
-    transmittance (in front of the last sample)."""
-
-    features: Tensor
-    depth: Tensor
-    opacity: Tensor
-    transmittance: Tensor
 
 
 def field_at(field: FieldTensors, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,7 +86,10 @@ def _why_not_on_gpu(field: FieldTensors, samples: tuple[int, int]) -> str:
     if not _native.core().cuda_compiled():
         return "epigraf._C was built without CUDA"
     if len(field.weights) != 2:
-        return f"on a GPU the decoder must have two layers, not {len(field.weights)}"
+        return (
+            f"on a GPU the decoder must have two layers, not {len(field.weights)} "
+            "(the kernel never holds a whole hidden layer: docs/math/render.md)"
+        )
     hidden, channels = field.weights[0].shape
     double = field.planes.dtype == torch.float64
     needed = _native.core().render_shared_bytes(channels, hidden, *samples, double)
@@ -212,8 +103,33 @@ def _why_not_on_gpu(field: FieldTensors, samples: tuple[int, int]) -> str:
     return ""
 
 
-def render(field: FieldTensors, rays: RayTensors, march: March) -> RenderedRays:
+def projects(field: FieldTensors) -> bool:
+    """Whether `project_planes` can do anything for `render` on this field, here and now."""
+    two = len(field.weights) == 2
+    return two and field.planes.device.type == "cpu" and not why_not(field)
+
+
+@torch.no_grad()
+def project_planes(field: FieldTensors) -> FieldTensors:
+    """The field with its planes behind the decoder's first layer beside it (render 8).
+
+    Once for many renderings without gradients; needs H (rounded up) numbers a pixel. The field must
+    not change afterwards. Unchanged where `projects` says that it serves nothing.
+    """
+    if not projects(field):
+        return field
+    params = [x.contiguous() for x in (*field.weights, *field.biases)]
+    return replace(field, projected=project_native(field.planes.movedim(2, 4), params))
+
+
+def render(
+    field: FieldTensors, rays: RayTensors, march: March, grid: OccupancyGrid | None = None
+) -> RenderedRays:
     """March rays through a tri-plane field (render 1-9).
+
+    grid: the cells that may absorb light, or None. Where no gradient is wanted, samples in other
+    cells are taken as empty and the field is not asked for them (occupancy 9); samples outside the
+    grid are asked for, and the last of a ray that stands for all behind it.
 
     Differentiable in planes, weights and biases; under ``create_graph=True`` the gradient runs
     through the composable ops (which is said once). Goes through torch.compile as one op. Two runs
@@ -230,19 +146,24 @@ def render(field: FieldTensors, rays: RayTensors, march: March) -> RenderedRays:
         raise RuntimeError(f"render: {reason}")
     params = [x.contiguous() for x in (*field.weights, *field.biases)]
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in (field.planes, *params))
-    project = not recorded and _projects(field, rays)
+    project = not recorded and (field.projected is not None or _projects(field, rays))
+    grid = None if recorded else grid
     planes = field.planes.movedim(2, 4) if project else _dense(field.planes)
     seeds, fine = rays.seeds, rays.num_fine
     noise = seeds is not None and seeds.noise
     outputs = render_native(
         planes,
         params,
-        _contiguous(rays),
+        [*_contiguous(rays), *_known(field, grid, rays.near)],
         None if seeds is None else seeds.seed,
-        [fine, *((0, 0) if seeds is None else (seeds.first, seeds.total)), rays.row_length],
+        [
+            fine, *((0, 0) if seeds is None else (seeds.first, seeds.total)), rays.row_length,
+            0 if grid is None else grid.resolution,
+        ],
         [
             field.slope, field.cube_scale, field.prior_strength, field.prior_slope,
             march.shift, march.gain, march.noise_std, 0.0 if recorded else march.early_stop_eps,
+            1.0 if grid is None else grid.half_edge,
         ],
         [
             march.relu, march.finite_interval, march.last_back, project, recorded,
@@ -251,6 +172,12 @@ def render(field: FieldTensors, rays: RayTensors, march: March) -> RenderedRays:
         ],
     )  # fmt: skip
     return RenderedRays(*outputs[:OUTPUTS])
+
+
+def _known(field: FieldTensors, grid: OccupancyGrid | None, like: Tensor) -> list[Tensor]:
+    """Words of the grid and projected planes, empty for None."""
+    words = like.new_empty(0, dtype=torch.int32) if grid is None else grid.words.contiguous()
+    return [words, like.new_empty(0) if field.projected is None else field.projected]
 
 
 def _dense(planes: Tensor) -> Tensor:
@@ -281,13 +208,15 @@ def composed_again(
 ) -> RenderedRays:
     """`render_reference` of the arguments of the native op, planes [B, 3, C, H, W]."""
     layers = len(params) // 2
-    field = FieldTensors(planes, params[:layers], params[layers:], *numbers[:4])
+    slope, cube_scale, strength, prior_slope = numbers[:4]
+    weights, biases = params[:layers], params[layers:]
+    field = FieldTensors(planes, weights, biases, slope, cube_scale, strength, prior_slope)
     march = March(*numbers[4:7], relu=flags[0], finite_interval=flags[1], last_back=flags[2])
     seeds = None
     if seed is not None:
         seeds = RaySeeds(seed, sizes[2], sizes[1], flags[5], sizes[0] if flags[6] else 0, flags[8])
     origins, directions, near, far, last_delta, even = rays[:6]
-    jitter, coarse_noise, u, final_noise = map(present, rays[6:])
+    jitter, coarse_noise, u, final_noise = map(present, rays[6:10])
     given = RayTensors(
         origins, directions, near, far, last_delta, even,
         jitter, u, coarse_noise, final_noise, seeds,
@@ -295,9 +224,11 @@ def composed_again(
     return render_reference(field, given, march)
 
 
-def render_reference(field: FieldTensors, rays: RayTensors, march: March) -> RenderedRays:
+def render_reference(
+    field: FieldTensors, rays: RayTensors, march: March, grid: OccupancyGrid | None = None
+) -> RenderedRays:
     """`render` by the composable ops: any device, differentiable any number of times in everything
-    but the places of the fine samples."""
+    but the places of the fine samples. With a grid it asks the field everywhere, and empties."""
     rays = rays.drawn()
     even = rays.even
     if rays.jitter is not None:  # (render 1)
@@ -305,23 +236,43 @@ def render_reference(field: FieldTensors, rays: RayTensors, march: March) -> Ren
         lower, upper = torch.cat([even[:1], middle]), torch.cat([middle, even[-1:]])
         even = torch.addcmul(lower, upper - lower, rays.jitter)
     t = rays.near[..., None] + (rays.far - rays.near)[..., None] * even
-    colors, raw = _field_along(field, rays, t)
+    last = _last_counts(rays, march)
+    colors, raw = _field_along(field, rays, t, (grid, last))
     if rays.u is not None and rays.num_fine > 0:
         with torch.no_grad():
             coarse = _integrate((colors, raw, t), rays, march, rays.coarse_noise)
             t_fine = importance_t(t, coarse.weights, rays.u)
-        fine = _field_along(field, rays, t_fine)
+        fine = _field_along(field, rays, t_fine, (grid, False))
         colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
     final = (march.last_back, march.early_stop_eps)
     result = _integrate((colors, raw, t), rays, march, rays.final_noise, *final)
     return RenderedRays(result.features, result.depth, result.opacity, result.transmittance)
 
 
-def _field_along(field: FieldTensors, rays: RayTensors, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]."""
+def _last_counts(rays: RayTensors, march: March) -> Tensor | bool:
+    """Whether the last sample of a ray counts wherever it lies, [B, R] (occupancy 9)."""
+    if march.last_back or march.finite_interval:
+        return march.last_back
+    return rays.last_delta > 0
+
+
+def _field_along(
+    field: FieldTensors,
+    rays: RayTensors,
+    t: Tensor,
+    known: tuple[OccupancyGrid | None, Tensor | bool],
+) -> tuple[Tensor, Tensor]:
+    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]; with a grid nothing
+    where it says so, but for the last sample of rays where that counts."""
     points = torch.addcmul(rays.origins[:, :, None], rays.directions[:, :, None], t[..., None])
     colors, raw = field_at(field, points.flatten(1, 2))
-    return colors.view(*t.shape, 3), raw.view(t.shape)
+    colors, raw = colors.view(*t.shape, 3), raw.view(t.shape)
+    grid, last = known
+    if grid is not None:
+        kept = may_absorb(grid, points)
+        kept[..., -1] |= last
+        raw = raw.masked_fill(~kept, -torch.inf)
+    return colors, raw
 
 
 def _integrate(

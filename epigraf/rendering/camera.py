@@ -106,20 +106,32 @@ def camera_origins(angles: Tensor, radius: float) -> Tensor:
     )
 
 
-def cam2world(angles: Tensor, radius: float) -> Tensor:
-    """Camera-to-world matrices [B, 4, 4] of cameras at angles [B, 3] that look at the origin.
+def cam2world(
+    angles: Tensor, radius: float, target: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> Tensor:
+    """Camera-to-world matrices [B, 4, 4] of cameras at angles [B, 3] that look at ``target``.
 
-    Columns are right, up, backward and the camera centre. At an exact pole the up vector is
-    undefined: clamp the pitch first (``clamp_pitch``).
+    They stand on the sphere of the given radius about the target, all in world units. Columns are
+    right, up, backward and the camera centre. At an exact pole the up vector is undefined: clamp
+    the pitch first (``clamp_pitch``).
     """
     origins = camera_origins(angles, radius)
     forward = F.normalize(-origins, dim=1)
     world_up = forward.new_tensor([0.0, 1.0, 0.0]).expand_as(forward)
     left = F.normalize(torch.linalg.cross(world_up, forward), dim=1, eps=0.0)
     up = F.normalize(torch.linalg.cross(forward, left), dim=1, eps=0.0)
-    top = torch.stack([-left, up, -forward, origins], dim=2)
+    top = torch.stack([-left, up, -forward, origins + origins.new_tensor(target)], dim=2)
     bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(top), 1, 4)
     return torch.cat([top, bottom], dim=1)
+
+
+def roll_cameras(cam2world: Tensor, roll: float) -> Tensor:
+    """Cameras [B, 4, 4] turned about their viewing axes by `roll` radians, anticlockwise as they
+    see it (so that the picture turns clockwise)."""
+    right, up = cam2world[:, :, 0], cam2world[:, :, 1]
+    cos, sin = math.cos(roll), math.sin(roll)
+    columns = [cos * right + sin * up, cos * up - sin * right, *cam2world[:, :, 2:].unbind(2)]
+    return torch.stack(columns, dim=2)
 
 
 def minimal_cube_scale(fov_degrees: float, near: float, far: float, radius: float) -> float:

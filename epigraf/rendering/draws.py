@@ -10,6 +10,7 @@ ones: the same list of numbers gives the same picture, bit for bit.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -157,7 +158,7 @@ class ReplayDraws:
             raise ValueError(f"replay: nothing recorded for {name!r} of shape {list(shape)}")
         recorded_name, value = self._recorded[self._next]
         self._next += 1
-        if value.numel() != int(np.prod(shape, dtype=np.int64)):
+        if value.numel() != math.prod(shape):
             raise ValueError(
                 f"replay: {name!r} needs shape {list(shape)}, "
                 f"the recorded {recorded_name} has {list(value.shape)}"

@@ -7,6 +7,7 @@ stratification.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -101,12 +102,18 @@ def ray_segment(
             directions.new_tensor(far).expand(shape),
             None,
         )
-    closest = -(origins * directions).sum(-1)
-    half_chord_sq = object_radius**2 - (origins.square().sum(-1) - closest.square())
+    closest = -_dot(origins, directions)
+    half_chord_sq = object_radius**2 - (_dot(origins, origins) - closest.square())
     half_chord = half_chord_sq.clamp_min(0).sqrt()
     t_near = (closest - half_chord).clamp(near, far)
     t_far = (closest + half_chord).clamp(near, far)
     return RaySegment(t_near, t_far, t_far > t_near)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """[...] of [..., 3] each; a sum over so short an axis is slow."""
+    (ax, ay, az), (bx, by, bz) = a.unbind(-1), b.unbind(-1)
+    return ax * bx + ay * by + az * bz
 
 
 def stratified_t(segment: RaySegment, num_samples: int, jitter: Tensor | None) -> Tensor:
@@ -126,3 +133,8 @@ def stratified_t(segment: RaySegment, num_samples: int, jitter: Tensor | None) -
         upper = torch.cat([middle, even[-1:]])
         even = torch.addcmul(lower, upper - lower, jitter)
     return near[..., None] + (segment.far - near)[..., None] * even
+
+
+def ray_chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``count`` rays."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))

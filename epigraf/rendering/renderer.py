@@ -8,8 +8,6 @@ section 5.2; pi-GAN and EpiGRAF for the integrator's conventions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -17,15 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epigraf.config import ClampMode, LastInterval, RenderBackend
+from epigraf.config import ClampMode, Compositor, LastInterval, RenderBackend, RenderSampler
 from epigraf.ops import use_reference
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.importance import importance_t, merge_samples
+from epigraf.ops.nerfacc import composite_nerfacc
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, field_at, why_not
 from epigraf.ops.render import render as render_fused
+from epigraf.rendering import occupancy
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.noise import RayNoise, draw_noise
-from epigraf.rendering.rays import Rays, RaySegment, ray_segment, stratified_t
+from epigraf.rendering.packed import march_packed
+from epigraf.rendering.quadrature import integrate_midpoints
+from epigraf.rendering.rays import Rays, RaySegment, ray_chunks, ray_segment, stratified_t
 from epigraf.rendering.trace import Trace, trace_final, trace_importance
 
 INFINITE_DELTA = 1e10
@@ -79,7 +81,7 @@ class Rendered(NamedTuple):
 
     depth is the weighted sum of t, not normalised by the opacity; opacity is the sum of the weights
     before ``last_back``; transmittance is what a background shows through: the one in front of the
-    last sample (official rule), or behind it where the last interval is FINITE.
+    last sample (official rule), or behind it where the last interval is FINITE or with midpoints.
     """
 
     features: Tensor
@@ -95,11 +97,16 @@ class RenderOptions:
     num_coarse >= 2 stratified samples and num_fine importance samples (0: none; else num_coarse >=
     3) between near and far, or inside the ball of object_radius. sigma = density_gain * clamp(raw +
     noise + density_shift). ``last_interval`` AUTO is infinite without a background and 1e-3 with
-    one. ``deterministic`` switches the jitter and the random importance samples off. ``max_rays``
-    bounds the rays of one pass (memory); the values do not depend on it. ``backend`` FUSED takes
+    one; with ``midpoints`` (`quadrature.py`) there is none. ``deterministic`` switches the jitter
+    and the random importance samples off. ``max_rays`` bounds the rays of one pass (memory); the
+    values do not depend on it. ``backend`` FUSED takes
     the fused renderer where it can (`fused_reason` says why not); OPS composes native ops,
     REFERENCE plain torch. ``early_stop_eps`` in [0, 1): where no gradient is wanted, the final pass
-    may leave out what lies behind a transmittance below it (features within eps max|colour|).
+    may leave out what lies behind a transmittance below it (features within eps max|colour|); None
+    is SATURATED where the field has an occupancy grid, else 0.
+    ``compositor`` NERFACC integrates samples by nerfacc instead of the native op; ``sampler``
+    NERFACC takes its traversal of the field's occupancy grid, too (`packed.py`); the others differ
+    in whether the field has a grid.
     ``row_length`` is that of the picture whose rows the rays are, or 0: speed depends on it only.
     """
 
@@ -115,12 +122,16 @@ class RenderOptions:
     last_interval: LastInterval = LastInterval.AUTO
     last_back: bool = False
     white_back: bool = False
+    black_back: bool = False
+    midpoints: bool = False
     has_background: bool = False
     deterministic: bool = False
     max_rays: int | None = None
     backend: RenderBackend = RenderBackend.FUSED
-    early_stop_eps: float = 0.0
+    early_stop_eps: float | None = None
     row_length: int = 0
+    compositor: Compositor = Compositor.NATIVE
+    sampler: RenderSampler = RenderSampler.DENSE
 
     def __post_init__(self) -> None:
         if self.num_coarse < 2 or (self.num_fine > 0 and self.num_coarse < 3):
@@ -150,24 +161,32 @@ def render_rays(
     """
     noise = draw_noise(rays.directions, options, draws)
     fused = trace is None and not fused_reason(field, rays, options)
-    march = _march_fused if fused else _march
-    reference = options.backend is RenderBackend.REFERENCE
     count, chunk = rays.directions.shape[1], options.max_rays
     if fused and chunk is not None:  # it needs no memory, but Ctrl-C must get a word in
         chunk = max(chunk, _FUSED_RAYS)
-    with use_reference() if reference else nullcontext():
-        if trace is not None or chunk is None or count <= chunk:
-            return march(field, rays, options, noise, trace)
-        parts = [
-            march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s))
-            for s in ray_chunks(count, max(chunk, 1))
-        ]
+    march = _march_fused if fused else _march
+    if options.backend is RenderBackend.REFERENCE:
+        march = _march_reference
+    if trace is not None or chunk is None or count <= chunk:
+        return march(field, rays, options, noise, trace)
+    parts = [
+        march(field, Rays(rays.origins[:, s], rays.directions[:, s]), options, noise.rays(s))
+        for s in ray_chunks(count, max(chunk, 1))
+    ]
     return Rendered(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
 
 
-def ray_chunks(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover ``count`` rays."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+def _march_reference(
+    field: Field,
+    rays: Rays,
+    options: RenderOptions,
+    noise: RayNoise,
+    trace: Trace | None = None,
+) -> Rendered:
+    """Plain torch, but for the random numbers: the core draws the same ones, far sooner."""
+    noise = noise.drawn(rays.directions[..., 0], options)
+    with use_reference():
+        return _march(field, rays, options, noise, trace)
 
 
 def _march(
@@ -187,15 +206,23 @@ def _march_samples(
     field: Field, rays: Rays, options: RenderOptions, noise: RayNoise, trace: Trace | None
 ) -> Composite:
     segment = ray_segment(rays, options.near, options.far, options.object_radius)
+    grid = occupancy.grid_of(field)
+    if options.sampler is RenderSampler.NERFACC and grid is not None and trace is None:
+        return march_packed(
+            field, grid, rays, segment, options.num_coarse + options.num_fine,
+            lambda raw: activate_density(raw, options),
+            occupancy.early_stop(field, options.early_stop_eps),
+        )  # fmt: skip
     noise = noise.drawn(segment.near, options)
     t = stratified_t(segment, options.num_coarse, noise.jitter)
-    colors, raw = _evaluate(field, rays, t, trace, "coarse")
+    last = occupancy.last_counts(segment, options)
+    colors, raw = _evaluate(field, rays, t, trace, ("coarse", last))
     if options.num_fine > 0:
         with torch.no_grad():
             coarse = integrate_samples(colors, raw, t, segment, options, noise.coarse_density)
             t_fine = importance_t(t, coarse.weights, _present(noise.importance_u))
         trace_importance(trace, t, coarse.weights, t_fine)
-        fine = _evaluate(field, rays, t_fine, trace, "fine")
+        fine = _evaluate(field, rays, t_fine, trace, ("fine", False))
         colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
     result = integrate_samples(
         colors,
@@ -205,7 +232,7 @@ def _march_samples(
         options,
         noise.final_density,
         last_back=options.last_back,
-        early_stop_eps=options.early_stop_eps,
+        early_stop_eps=occupancy.early_stop(field, options.early_stop_eps),
     )
     trace_final(trace, colors, raw, t, result)
     return result
@@ -215,11 +242,18 @@ def fused_reason(field: Field, rays: Rays, options: RenderOptions) -> str:
     """Why the fused renderer does not run on this field here and now; empty where it does."""
     if options.backend is not RenderBackend.FUSED:
         return f"render.backend={options.backend.value}"
+    if options.compositor is not Compositor.NATIVE:
+        return f"render.compositor={options.compositor.value}"
+    if options.sampler is RenderSampler.NERFACC:
+        return f"render.sampler={options.sampler.value}"
     tensors = field.tensors() if isinstance(field, TriPlanes) else None
     if tensors is None:
-        return "the field is more than planes and a decoder (posenc, view conditioning)"
-    if options.early_stop_eps > 0 and rays.origins.device.type != "cpu":
-        return "render.early_stop_eps: the fused renderer stops early on a CPU only"
+        return (
+            "the field is more than planes and a native decoder (posenc, view conditioning, "
+            "softplus, sigmoid, decoder.engine)"
+        )
+    if options.midpoints:
+        return "model.generator.quadrature=midpoints"
     moving = rays.origins.requires_grad or rays.directions.requires_grad
     return why_not(tensors, moving, (options.num_coarse, options.num_fine))
 
@@ -251,10 +285,11 @@ def _march_fused(
         seeds=noise.seeds,
         row_length=options.row_length,
     )
-    return _rendered(render_fused(tensors, ray_tensors, _march_of(options)), options)
+    march = _march_of(options, occupancy.early_stop(field, options.early_stop_eps))
+    return _rendered(render_fused(tensors, ray_tensors, march, occupancy.grid_of(field)), options)
 
 
-def _march_of(options: RenderOptions) -> March:
+def _march_of(options: RenderOptions, early_stop_eps: float) -> March:
     return March(
         shift=options.density_shift,
         gain=options.density_gain,
@@ -262,16 +297,17 @@ def _march_of(options: RenderOptions) -> March:
         relu=options.clamp_mode is ClampMode.RELU,
         finite_interval=options.last_interval is LastInterval.FINITE,
         last_back=options.last_back,
-        early_stop_eps=options.early_stop_eps,
+        early_stop_eps=early_stop_eps,
     )
 
 
 def _rendered(result: Composite | RenderedRays, options: RenderOptions) -> Rendered:
     """White behind what the rays have not absorbed, and what a background shows through."""
     features = result.features
-    if options.white_back:
-        features = features + (1 - result.opacity)[..., None]
-    finite = options.last_interval is LastInterval.FINITE
+    if options.white_back or options.black_back:
+        empty = (1 - result.opacity)[..., None]
+        features = features + (empty if options.white_back else -empty)
+    finite = options.midpoints or options.last_interval is LastInterval.FINITE
     behind = (1 - result.opacity) if finite else result.transmittance
     return Rendered(features, result.depth, result.opacity, behind)
 
@@ -283,11 +319,16 @@ def _present(value: Tensor | None) -> Tensor:
 
 
 def _evaluate(
-    field: Field, rays: Rays, t: Tensor, trace: Trace | None, name: str
+    field: Field, rays: Rays, t: Tensor, trace: Trace | None, name_last: tuple[str, Tensor | bool]
 ) -> tuple[Tensor, Tensor]:
-    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]."""
+    """Colours [B, R, S, 3] and raw densities [B, R, S] at depths t [B, R, S]; name_last: of the
+    pass, in the trace, and whether its last samples count in empty cells too."""
     batch, count, samples = t.shape
     points = torch.addcmul(rays.origins[:, :, None], rays.directions[:, :, None], t[..., None])
+    grid, (name, last) = occupancy.grid_of(field), name_last
+    if grid is not None and trace is None:
+        kept = occupancy.kept_samples(grid, points, last)
+        return occupancy.ask_where_kept(field, points, rays.directions, kept)
     sample = field(points.view(batch, count * samples, 3), rays.directions)
     if trace is not None:
         trace[f"{name}_points"] = points
@@ -314,9 +355,17 @@ def integrate_samples(
     where the last interval ends. ``last_back`` and ``early_stop_eps`` of the options are for the
     final pass only, so they are passed in.
     """
+    if options.midpoints:
+        if noise is not None:
+            raw = raw + options.density_noise_std * noise
+        return integrate_midpoints(
+            colors, raw, t, lambda raw: activate_density(raw, options),
+            last_back=last_back, early_stop_eps=early_stop_eps,
+        )  # fmt: skip
     sigma = activate_density(raw, options, noise)
     last = _last_delta(t, segment, options)
-    return composite(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
+    run = composite_nerfacc if options.compositor is Compositor.NERFACC else composite
+    return run(colors, sigma, t, last, last_back=last_back, early_stop_eps=early_stop_eps)
 
 
 def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float | Tensor:

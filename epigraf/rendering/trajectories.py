@@ -20,19 +20,22 @@ HORIZON = math.pi / 2
 
 @dataclass(frozen=True)
 class CameraPath:
-    """A camera per frame: `angles` [N, 3] radians (yaw, pitch, roll), `fov` [N] degrees."""
+    """A camera per frame: `angles` [N, 3] radians (yaw, pitch, roll), `fov` [N] degrees, `radius`
+    [N] distances from the origin in world units (None: where the model's cameras stand)."""
 
     angles: Tensor
     fov: Tensor
+    radius: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.angles.ndim != 2 or self.angles.shape[1] != 3:
             raise ValueError(f"CameraPath: angles must be [N, 3], got {list(self.angles.shape)}")
-        if self.fov.shape != self.angles.shape[:1]:
-            raise ValueError(
-                f"CameraPath: fov must have shape [N] = [{self.angles.shape[0]}], "
-                f"got {list(self.fov.shape)}"
-            )
+        for name, value in (("fov", self.fov), ("radius", self.radius)):
+            if value is not None and value.shape != self.angles.shape[:1]:
+                raise ValueError(
+                    f"CameraPath: {name} must have shape [N] = [{self.angles.shape[0]}], "
+                    f"got {list(value.shape)}"
+                )
 
     def __len__(self) -> int:
         return int(self.angles.shape[0])
@@ -41,11 +44,21 @@ class CameraPath:
 class PathKind(Enum):
     """The camera paths that the command line offers."""
 
+    STILL = "still"
     CIRCLE = "circle"
     FRONT_CIRCLE = "front_circle"
     WIGGLE = "wiggle"
     LINE = "line"
     POINTS = "points"
+
+
+def still(
+    fov: float, num_frames: int = 1, *, yaw: float = 0.0, pitch: float = HORIZON, roll: float = 0.0
+) -> CameraPath:
+    """A camera that stays where it is."""
+    _check_frames("still", num_frames)
+    angles = torch.tensor([[yaw, pitch, roll]], dtype=torch.float64).repeat(num_frames, 1)
+    return CameraPath(angles, torch.full_like(angles[:, 0], fov))
 
 
 def circle(
@@ -138,12 +151,33 @@ def camera_path(kind: PathKind, fov: float, num_frames: int) -> CameraPath:
         yaws = torch.linspace(-0.3, 0.3, num_frames, dtype=torch.float64)
         return points(fov, [float(y) for y in yaws] if num_frames > 1 else (0.0,))
     makers = {
+        PathKind.STILL: still,
         PathKind.CIRCLE: circle,
         PathKind.FRONT_CIRCLE: front_circle,
         PathKind.WIGGLE: wiggle,
         PathKind.LINE: line,
     }
     return makers[kind](fov, num_frames)
+
+
+def move_lens(path: CameraPath, zoom: float, dolly: float, radius: float) -> CameraPath:
+    """Zoom and drive along a path, there and back: frame i of N is magnified by zoom^s and stands
+    dolly^s times nearer, s = sin^2(pi i / N), so that a loop stays one.
+
+    Zooming narrows the field of view: tan(fov / 2) is divided. An object at the origin grows by
+    (zoom dolly)^s; zoom = 1 / dolly keeps its size while the perspective changes (dolly zoom).
+
+    Args:
+        zoom, dolly: factors > 0 at the middle of the path; below 1 widens, or backs away.
+        radius: where the cameras of a path without radii stand.
+    """
+    if not (zoom > 0 and dolly > 0):
+        raise ValueError(f"move_lens: zoom and dolly must be positive, got {zoom} and {dolly}")
+    phase = torch.arange(len(path), dtype=torch.float64) / len(path)
+    s = torch.sin(math.pi * phase).square()
+    slope = torch.tan(torch.deg2rad(path.fov) / 2) / zoom**s
+    radii = path.radius if path.radius is not None else torch.full_like(path.fov, radius)
+    return CameraPath(path.angles, torch.rad2deg(2 * torch.atan(slope)), radii / dolly**s)
 
 
 def _check_frames(name: str, num_frames: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from epigraf.config import AugmentMode, Config
+from epigraf.config import AugmentMode, Config, LossName
 from epigraf.data.images import ImageDataset
 from epigraf.models.discriminator import Discriminator
 from epigraf.models.generator import Generator
@@ -12,13 +12,16 @@ from epigraf.ops._native import backend_line
 from epigraf.training.schedules import lazy_optimiser
 
 
-def describe(cfg: Config, dataset: ImageDataset, device: torch.device | str = "cpu") -> list[str]:
+def describe(
+    cfg: Config, dataset: ImageDataset, device: torch.device | str = "cpu", processes: int = 1
+) -> list[str]:
     """Lines `name  value` about a run: data, networks, rendering, objective, length, backend.
 
     Args:
         cfg: a configuration resolved against `dataset` (see `resolve_config`).
         dataset: the training set.
         device: where the run would train.
+        processes: how many share each batch.
     """
     rows = [
         ("config", cfg.name),
@@ -27,10 +30,11 @@ def describe(cfg: Config, dataset: ImageDataset, device: torch.device | str = "c
         ("rendering", _rendering(cfg)),
         ("R1 gamma", _gamma(cfg)),
         ("optimiser", _optimiser(cfg)),
+        ("batch", _batch(cfg, processes)),
         ("patches", _patches(cfg)),
         ("augment", _augment(cfg)),
         ("length", _length(cfg)),
-        ("device", f"{device}, {torch.get_num_threads()} threads"),
+        ("device", _device(device, processes)),
         ("backend", backend_line(device)),
         ("renderer", _renderer(cfg, device)),
     ]
@@ -66,30 +70,52 @@ def _rendering(cfg: Config) -> str:
     )
     # with an importance pass the field is evaluated at the coarse and at the fine samples
     points = side * side * (coarse + fine) / 1000
+    views = cfg.training.patches_per_latent
+    shared = f", {views} patches of each object" if views > 1 else ""
     return (
         f"{side}x{side} rays, {coarse}+{fine} samples a ray, {points:.0f} k field evaluations "
-        f"an image"
+        f"an image{shared}"
     )
 
 
 def _gamma(cfg: Config) -> str:
-    if cfg.training.gamma == "auto":
-        origin = "auto: 0.0002 * resolution^2 / batch_size"
-    else:
-        origin = "as configured"
-    return f"{cfg.gamma:g} ({origin}), every {cfg.training.r1_interval} steps"
+    origins = {
+        "auto": "auto: 0.0002 * resolution^2 / batch_size",
+        "auto-patch": "auto-patch: 0.0002 * patch^2 / batch_size",
+    }
+    origin = origins.get(str(cfg.training.gamma), "as configured")
+    paired = cfg.training.loss is LossName.R3GAN
+    often = f"{cfg.gamma:g} ({origin}), every {cfg.training.r1_interval} steps"
+    return f"{often}; R3GAN: pairs, R1 and R2" if paired else often
 
 
 def _optimiser(cfg: Config) -> str:
-    model, training = cfg.model, cfg.training
+    model = cfg.model
     interval = model.loss_kwargs.pl_interval if model.loss_kwargs.pl_weight > 0 else None
     g = lazy_optimiser(model.generator.optim, interval)
-    d = lazy_optimiser(model.discriminator.optim, training.r1_interval)
+    d = lazy_optimiser(model.discriminator.optim, cfg.lazy_r1_interval)
     return (
         f"Adam, G lr {g[0]:.4g} betas ({g[1][0]:g}, {g[1][1]:.5g}), "
-        f"D lr {d[0]:.4g} betas ({d[1][0]:g}, {d[1][1]:.5g}), batch {training.batch_size} "
-        f"in {training.batch_size // cfg.batch_gpu} parts, EMA half-life {cfg.ema_kimg:g} kimg"
+        f"D lr {d[0]:.4g} betas ({d[1][0]:g}, {d[1][1]:.5g}), "
+        f"EMA half-life {cfg.ema_kimg:g} kimg"
     )
+
+
+def _batch(cfg: Config, processes: int) -> str:
+    split = cfg.split(processes)
+    text = f"{split.batch} images a step"
+    text += f" = {processes} processes x {split.per_process}" if processes > 1 else ""
+    return text + f", {split.per_pass} a pass, {split.passes} to a step"
+
+
+def _device(device: torch.device | str, processes: int) -> str:
+    kind, count = torch.device(device).type, torch.get_num_threads()
+    threads = f"{count} thread{'s' * (count > 1)}"
+    if processes == 1:
+        return f"{device}, {threads}"
+    if kind == "cuda":
+        return f"{processes} processes with a GPU each (NCCL), {threads} each"
+    return f"no GPU here: {processes} processes on the CPU (gloo), {threads} each"
 
 
 def _patches(cfg: Config) -> str:

@@ -20,6 +20,7 @@ import torch
 from epigraf.config import Config
 from epigraf.errors import TrainingError
 from epigraf.models.loading import write_atomically
+from epigraf.training.distributed import world_size
 from epigraf.training.events import EventFile
 
 _RUN = re.compile(r"(\d{5,})-.+")
@@ -189,6 +190,15 @@ class RunLog:
         self._stats.flush()
         self._scalars(numbers, round(numbers["Progress/images"]))
 
+    def rewind(self, images_seen: int) -> None:
+        """Drop the rows of stats.jsonl beyond `images_seen`, and have TensorBoard forget them."""
+        self._stats.close()
+        _drop_rows(self.folder / "stats.jsonl", images_seen)
+        self._stats = (self.folder / "stats.jsonl").open("a", encoding="utf-8")
+        if self._events is not None:
+            self._events.close()
+            self._events = _event_file(self.folder, images_seen, self.line)
+
     def metric(self, results: Numbers, seconds: float, snapshot: str, images_seen: int) -> None:
         """Append each result to its metric-NAME.jsonl (the field's keys) and to TensorBoard."""
         for name, value in results.items():
@@ -197,7 +207,7 @@ class RunLog:
                 "metric": name,
                 "total_time": seconds,
                 "total_time_str": format_time(seconds),
-                "num_gpus": 1,
+                "num_gpus": world_size(),
                 "snapshot_pkl": snapshot,
                 "kimg": images_seen / 1000,
                 "timestamp": time.time(),
@@ -209,6 +219,28 @@ class RunLog:
     def _scalars(self, numbers: Numbers, step: int) -> None:
         if self._events is not None:
             self._events.scalars(numbers, step)
+
+
+class SilentLog(RunLog):
+    """Writes nothing and says nothing: the log of a process that is not the main one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def line(self, text: str) -> None:
+        pass
+
+    def row(self, numbers: Numbers) -> None:
+        pass
+
+    def rewind(self, images_seen: int) -> None:
+        pass
+
+    def metric(self, results: Numbers, seconds: float, snapshot: str, images_seen: int) -> None:
+        pass
 
 
 def _drop_rows(path: Path, images_seen: int) -> None:

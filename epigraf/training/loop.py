@@ -2,112 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from epigraf.config import Config
-from epigraf.data.images import ImageDataset
-from epigraf.errors import TrainingError
-from epigraf.models.generator import Generator
-from epigraf.ops._native import backend_line
 from epigraf.training.batches import DatasetSource
 from epigraf.training.describe import describe
-from epigraf.training.display import Display
-from epigraf.training.log import (
-    Averages,
-    Numbers,
-    RunLog,
-    new_run_folder,
-    peak_memory,
-    status_line,
-    write_json,
+from epigraf.training.distributed import (
+    agree,
+    check_in_step,
+    is_main,
+    joined,
+    on_main,
+    reduce_mean,
 )
-from epigraf.training.preview import (
-    Preview,
-    plan_preview,
-    real_grid,
-    render_preview,
-    save_grid,
-)
+from epigraf.training.log import Averages, Numbers, peak_memory, status_line
+from epigraf.training.preview import real_grid, render_preview, save_grid
+from epigraf.training.rollback import act, mark_good
+from epigraf.training.run import Evaluate, Run, RunResult, TrainOptions, all_tensors, opened
 from epigraf.training.schedules import schedule_at
+from epigraf.training.sentinels import Verdict
 from epigraf.training.signals import StopReason, StopSignals
-from epigraf.training.snapshots import OPTIONS_FILE, Origin, Snapshots, find_origin
-from epigraf.training.state import State, build_state, load_state, resolve_config
 from epigraf.training.step import train_step
 
 __all__ = ["Evaluate", "RunResult", "StopReason", "TrainOptions", "describe", "train"]
 
-Evaluate = Callable[[Generator, ImageDataset, int], Numbers]
-"""(generator in eval mode, data set, samples) -> metrics; the first of them picks the best."""
-
-
-MAX_BAD_STEPS = 8
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A run that ended: its folder, its newest snapshot, thousand images seen, seconds, and why."""
-
-    folder: Path
-    snapshot: Path
-    kimg: float
-    seconds: float
-    reason: StopReason
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What surrounds a run without changing what it learns.
-
-    Attributes:
-        resume: None (a new run), `latest`, a run folder, or a snapshot file.
-        desc: appended to the name of the run folder.
-        device: None picks CUDA where there is one.
-        live: None shows the live panel when stdout is a terminal.
-        evaluate: measures the averaged generator every `training.val_freq` ticks.
-        on_tick: receives the numbers of each tick.
-    """
-
-    resume: str | None = None
-    desc: str | None = None
-    device: torch.device | str | None = None
-    live: bool | None = None
-    evaluate: Evaluate | None = None
-    on_tick: Callable[[Numbers], None] | None = None
-
-
-@dataclass
-class Run:
-    """A run in progress."""
-
-    state: State
-    dataset: ImageDataset
-    folder: Path
-    snapshots: Snapshots
-    log: RunLog
-    display: Display
-    options: TrainOptions
-    preview: Preview
-    started: float  # monotonic clock, minus the seconds of earlier sessions
-    averages: Averages = field(default_factory=Averages.empty)
-    maintenance: float = 0.0
-    tick_began: float = 0.0
-    saved: float = 0.0
-    bad_steps: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the run, earlier sessions included."""
-        return time.monotonic() - self.started
+CHECK_TICKS = 10  # between two looks at whether all processes still hold the same model
 
 
 def train(cfg: Config, data: str | Path, out: str | Path, options: TrainOptions) -> RunResult:
     """Train and leave a run folder below `out`.
+
+    Where the environment says so (torchrun, `epigraf train --gpus`), several processes call this
+    with the same arguments and train one model; see `epigraf.training.distributed`.
 
     Args:
         cfg: the configuration; label width and data name are taken from the data set.
@@ -117,110 +46,63 @@ def train(cfg: Config, data: str | Path, out: str | Path, options: TrainOptions)
     Raises:
         ConfigError, DataError, CheckpointError, TrainingError: in one line, what to change.
     """
-    began = time.monotonic()
-    if cfg.training.threads:
-        torch.set_num_threads(cfg.training.threads)
-    torch.backends.cudnn.benchmark = True
-    dataset = ImageDataset(
-        data, cfg.dataset.resolution, cfg.training.mirror, cfg.training.use_labels
-    )
-    cfg = resolve_config(_with_path(cfg, data), dataset)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    warnings: list[str] = []
-    origin = find_origin(options.resume, Path(out), cfg.name, warnings) if options.resume else None
-    state = build_state(cfg, len(dataset), dataset.mean_camera_pose, device)
-    if origin is not None:
-        load_state(state, origin.snapshot)
-    folder = (origin and origin.folder) or new_run_folder(Path(out), cfg, options.desc)
-    with (
-        StopSignals() as stop,
-        Display(folder.name, backend_line(device), options.live) as display,
-        RunLog(folder, display.line, state.counters.images_seen) as log,
-    ):
-        run = _open_run(state, dataset, folder, log, display, options, began)
-        for line in [*warnings, *_opening_lines(run, origin)]:
-            log.line(line)
-        return _train(run, stop)
-
-
-def _with_path(cfg: Config, data: str | Path) -> Config:
-    """The configuration with `dataset.path` as it was given (any text: no YAML is read here)."""
-    values = cfg.to_dict()
-    values["dataset"]["path"] = str(data)
-    return Config.from_dict(values)
-
-
-def _open_run(
-    state: State,
-    dataset: ImageDataset,
-    folder: Path,
-    log: RunLog,
-    display: Display,
-    options: TrainOptions,
-    began: float,
-) -> Run:
-    now = time.monotonic()
-    write_json(folder / OPTIONS_FILE, state.cfg.to_dict())
-    return Run(
-        state=state,
-        dataset=dataset,
-        folder=folder,
-        snapshots=Snapshots(folder, state.cfg.training.keep_last),
-        log=log,
-        display=display,
-        options=options,
-        preview=plan_preview(state.cfg, dataset, state.device),
-        started=began - state.counters.seconds,
-        tick_began=now,
-        saved=now,
-    )
-
-
-def _opening_lines(run: Run, origin: Origin | None) -> list[str]:
-    lines = describe(run.state.cfg, run.dataset, run.state.device)
-    if origin is not None:
-        kimg = run.state.counters.images_seen / 1000
-        lines.append(f"resumed from {origin.snapshot.path} at {kimg:.3f} kimg")
-    elif run.options.resume:
-        lines.append("nothing to resume: starting a new run")
-    return [*lines, f"run folder {run.folder}"]
+    with StopSignals() as stop, joined(options.device) as device:
+        if cfg.training.threads:
+            torch.set_num_threads(cfg.training.threads)
+        torch.backends.cudnn.benchmark = True
+        with opened(cfg, data, Path(out), options, device) as run:
+            return _train(run, stop)
 
 
 def _train(run: Run, stop: StopSignals) -> RunResult:
     """Step, tick, save, until something says to stop."""
     state, dataset = run.state, run.dataset
-    if state.counters.step == 0:
+    if state.counters.step == 0 and is_main():
         save_grid(run.folder / "reals.png", real_grid(dataset))
         save_grid(run.folder / "fakes_init.png", render_preview(state.ema, run.preview))
     run.tick_began = time.monotonic()
-    while (reason := _stop_reason(run, stop)) is None:
+    while True:
+        reason, overdue = _agreed(run, stop)
+        if reason is not None:
+            return _finish(run, reason)
         numbers = train_step(state, DatasetSource(state, dataset))
-        _check_finite(run, numbers)
+        if _obey(run, run.sentinels.step(state, numbers)):
+            continue
         run.averages.add(numbers)
         run.display.update(_progress(run) | numbers, _share_done(run))
         if state.counters.images_seen >= state.counters.tick_start + _tick_images(run):
-            _tick(run)
-        elif time.monotonic() - run.saved > state.cfg.training.snap_minutes * 60:
+            _tick(run, overdue)
+        elif overdue:
             _save(run)
-    return _finish(run, reason)
+
+
+def _agreed(run: Run, stop: StopSignals) -> tuple[StopReason | None, bool]:
+    """Why to stop now, if at all, and whether a snapshot is overdue: where one process of a run
+    wants something (a signal reached it, its clock is ahead), all of them do it."""
+    reasons = [None, *StopReason]
+    wish = reasons.index(_stop_reason(run, stop))
+    agreed, overdue = agree([wish, run.overdue])
+    return reasons[agreed], bool(overdue)
 
 
 def _tick_images(run: Run) -> float:
     return run.state.cfg.training.tick * 1000
 
 
-def _check_finite(run: Run, numbers: Numbers) -> None:
-    """One bad batch is survived (its gradients are cleaned); a row of them will not recover."""
-    if not math.isnan(numbers["Loss/G/loss"] + numbers["Loss/D/loss"]):
-        run.bad_steps = 0
-        return
-    run.bad_steps += 1
-    if run.bad_steps >= MAX_BAD_STEPS:
-        raise TrainingError(
-            f"training: the loss is not a number any more at "
-            f"{run.state.counters.images_seen / 1000:.3f} kimg; resume from the last snapshot "
-            f"with a higher training.gamma or a lower learning rate"
-        )
+def _obey(run: Run, verdicts: list[Verdict]) -> bool:
+    """Say what sentinels found and do what they ask for; True after a rollback."""
+    for verdict in verdicts:
+        run.log.line(verdict.line)
+    line = act(run.state, run.folder, verdicts)
+    if not line:
+        return False
+    run.snapshots.drop_after(run.state.counters.images_seen)
+    run.log.rewind(run.state.counters.images_seen)
+    run.log.line(line)
+    run.averages = Averages.empty()
+    _save(run)
+    run.tick_began = time.monotonic()
+    return True
 
 
 def _stop_reason(run: Run, stop: StopSignals) -> StopReason | None:
@@ -275,12 +157,17 @@ def _progress(run: Run) -> Numbers:
     }
 
 
-def _tick(run: Run) -> None:
-    """The end of a tick: numbers, then pictures, metrics and snapshots where they are due."""
+def _tick(run: Run, overdue: bool) -> None:
+    """The end of a tick: numbers (the same in all processes), then pictures, metrics and snapshots
+    where they are due."""
     counters, training = run.state.counters, run.state.cfg.training
-    row = _progress(run) | run.averages.means()
+    means = run.averages.means()
+    found, verdicts = run.sentinels.tick(run.state, means)
+    row = reduce_mean(_progress(run)) | means | found
     run.log.line(status_line(row))
     run.log.row(row)
+    if _obey(run, verdicts):
+        return
     run.averages = Averages.empty()
     began = time.monotonic()
     counters.tick += 1
@@ -289,9 +176,10 @@ def _tick(run: Run) -> None:
         _save_fakes(run)
     if counters.tick % training.val_freq == 0 and training.metric_samples:
         _evaluate(run)
-    overdue = began - run.saved > training.snap_minutes * 60
     if counters.tick % training.snap == 0 or overdue:
         _save(run)
+    elif counters.tick % CHECK_TICKS == 0:
+        _check_in_step(run)
     run.tick_began = time.monotonic()
     run.maintenance = run.tick_began - began
     if run.options.on_tick is not None:
@@ -299,16 +187,19 @@ def _tick(run: Run) -> None:
 
 
 def _save_fakes(run: Run) -> None:
+    if not is_main():
+        return
     kimg = run.state.counters.images_seen // 1000
     save_grid(run.folder / f"fakes{kimg:06d}.png", render_preview(run.state.ema, run.preview))
 
 
 def _evaluate(run: Run) -> None:
-    if run.options.evaluate is None:
+    evaluate = run.options.evaluate
+    if evaluate is None:
         return
     began = time.monotonic()
     samples = run.state.cfg.training.metric_samples
-    results = run.options.evaluate(run.state.ema, run.dataset, samples)
+    results = on_main(lambda: evaluate(run.state.ema, run.dataset, samples))
     seconds = time.monotonic() - began
     metric, value = next(iter(results.items()))
     best = run.snapshots.offer_best(run.state, metric, value)
@@ -318,9 +209,17 @@ def _evaluate(run: Run) -> None:
     run.log.line(f"metrics  {shown}  ({seconds:.0f} s)" + ("  best so far" if best else ""))
 
 
+def _check_in_step(run: Run) -> None:
+    kimg = run.state.counters.images_seen / 1000
+    check_in_step(all_tensors(run.state), f"at {kimg:.3f} kimg")
+
+
 def _save(run: Run) -> Path:
+    _check_in_step(run)
     run.state.counters.seconds = run.seconds
     path = run.snapshots.save(run.state)
+    if is_main() and run.sentinels.wants_good and run.sentinels.is_good(run.state):
+        mark_good(path)
     run.saved = time.monotonic()
     return path
 
@@ -328,7 +227,7 @@ def _save(run: Run) -> Path:
 def _finish(run: Run, reason: StopReason) -> RunResult:
     """Save, and say where everything is; the numbers of a tick that was cut short count too."""
     if reason.exit_code == 0 and run.averages.counts:
-        run.log.row(_progress(run) | run.averages.means())
+        run.log.row(reduce_mean(_progress(run)) | run.averages.means())
     path = _save(run)
     if reason.exit_code == 0:
         _save_fakes(run)

@@ -35,19 +35,35 @@ def discriminator_real_loss(real_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits)
 
 
-def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
-    """Squared gradient norm of the scores at real images (Mescheder et al. 2018, equation 9).
+def relativistic_loss(logits: Tensor, opponents: Tensor) -> Tensor:
+    """Pairwise loss softplus(-(D(mine) - D(other))) of the R3GAN objective.
+
+    The discriminator passes reals and then fakes, the generator fakes and then reals: a fake has to
+    beat the real image that it is paired with, so that no part of the data can be left out.
+
+    Args:
+        logits: [B] scores of the side that is to score higher.
+        opponents: [B] scores of the others.
+    Returns:
+        [B], >= 0. Huang et al. 2024 (arXiv:2501.05441), with the logistic f; docs/levers.md (1, 2).
+    """
+    return F.softplus(opponents - logits)
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Squared gradient norm of the scores at images: R1 at real ones (Mescheder et al. 2018,
+    equation 9), R2 at fakes.
 
     The loss term is gamma / 2 times this. Differentiable once more (for the discriminator).
 
     Args:
-        real_logits: [B] scores of `real_images`, still attached to the graph.
-        real_images: [B, C, H, W] what was differentiated (the patches before blur and
-            augmentation), with requires_grad set.
+        logits: [B] scores of `images`, still attached to the graph.
+        images: [B, C, H, W] what was differentiated (the patches before blur and augmentation),
+            with requires_grad set.
     Returns:
         [B], >= 0.
     """
-    (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3))
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from enum import Enum
 from types import FrameType
 from typing import Any
+
+ECHO_SECONDS = 1.0
 
 
 class StopReason(Enum):
@@ -25,10 +28,15 @@ class StopReason(Enum):
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a wish to stop; the second one stops at once."""
+    """Turns the first SIGINT or SIGTERM into a wish to stop; a second Ctrl-C stops at once.
+
+    Launchers and schedulers may pass on what has reached the process already: a repetition within
+    `ECHO_SECONDS` counts for nothing, nor does another SIGTERM at any time.
+    """
 
     def __init__(self) -> None:
         self.received: StopReason | None = None
+        self._when = 0.0
         self._old: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -42,7 +50,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
         terminated = number == signal.SIGTERM
+        if self.received is not None:
+            if not terminated and time.monotonic() - self._when > ECHO_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self._when = time.monotonic()
         self.received = StopReason.TERMINATED if terminated else StopReason.INTERRUPTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from epigraf.config import AugmentMode, CameraDist, Config
+from epigraf.data.fingerprint import Fingerprint
 from epigraf.data.images import ImageDataset, InfiniteSampler
 from epigraf.errors import CheckpointError, ConfigError
 from epigraf.models.discriminator import Discriminator
@@ -19,12 +21,18 @@ from epigraf.models.loading import Snapshot, load_weights, write_snapshot
 from epigraf.rendering.camera import minimal_cube_scale
 from epigraf.rendering.draws import Draws, RandomDraws
 from epigraf.training.augment import AugmentPipe
+from epigraf.training.distributed import gather, is_main, rank, world_size
+from epigraf.training.resume import changes_on_resume, data_changes
 from epigraf.training.schedules import lazy_optimiser
 
 
 @dataclass
 class Counters:
-    """Numbers that move while training. `tick_start` is in images, `seconds` is wall time."""
+    """Numbers that move while training. `tick_start` is in images, `seconds` is wall time.
+
+    `strikes` counts how often in a row each sentinel was beyond its threshold; `rollbacks` and
+    `lr_scale` (of both learning rates) say what sentinels did to the run.
+    """
 
     step: int = 0
     images_seen: int = 0
@@ -34,6 +42,9 @@ class Counters:
     augment_p: float = 0.0
     sign_sum: float = 0.0
     sign_count: int = 0
+    strikes: dict[str, int] = field(default_factory=dict)
+    rollbacks: int = 0
+    lr_scale: float = 1.0
 
 
 @dataclass
@@ -50,6 +61,7 @@ class State:
     draws: Draws
     sampler: InfiniteSampler
     path_length_mean: Tensor  # scalar
+    data: Fingerprint | None = None  # of the training set
     counters: Counters = field(default_factory=Counters)
 
     @property
@@ -69,7 +81,8 @@ def resolve_config(cfg: Config, dataset: ImageDataset) -> Config:
         raise ConfigError(
             f"config: dataset.camera.dist=custom takes cameras from the data, but {dataset.name} "
             f"has no camera_angles in its dataset.json; choose a prior, e.g. "
-            f"dataset.camera.dist=truncated_gaussian"
+            f"dataset.camera.dist=truncated_gaussian, or (faces aligned by their eyes) estimate "
+            f"them with `epigraf data poses`"
         )
     if cfg.model.discriminator.camera_cond and not dataset.has_angles:
         raise ConfigError(
@@ -95,6 +108,7 @@ def _check_frustum(cfg: Config) -> None:
     camera, scale = cfg.dataset.camera, cfg.dataset.cube_scale
     radius = cfg.dataset.object_radius
     needed = minimal_cube_scale(camera.fov, camera.ray_start, camera.ray_end, camera.radius)
+    needed += math.hypot(*camera.target)
     needed = needed if radius is None else min(radius, needed)
     if needed > scale * (1 + 1e-6):
         raise ConfigError(
@@ -117,6 +131,9 @@ def build_state(
 ) -> State:
     """A run at its beginning, made from `training.seed`.
 
+    All processes build the same networks; each has random numbers of its own (seed * N + r for
+    process r of N), and all walk the same order of images.
+
     Args:
         cfg: a resolved configuration.
         num_items: size of the data set (mirrored items included).
@@ -132,9 +149,10 @@ def build_state(
     generator.to(device).train()
     discriminator.to(device).train()
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    if cfg.training.compile:
+        generator.backbone.compile_synthesis()
     loss, mode = cfg.model.loss_kwargs, cfg.training.augment.mode
     pl_interval = loss.pl_interval if loss.pl_weight > 0 else None
-    r1_interval = cfg.training.r1_interval if cfg.gamma > 0 else None
     augment = None if mode is AugmentMode.NOAUG else AugmentPipe(cfg.training.augment.probs)
     return State(
         cfg=cfg,
@@ -142,9 +160,9 @@ def build_state(
         discriminator=discriminator,
         ema=ema,
         optimiser_g=_adam(generator, cfg.model.generator.optim, pl_interval),
-        optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, r1_interval),
+        optimiser_d=_adam(discriminator, cfg.model.discriminator.optim, cfg.lazy_r1_interval),
         augment=augment.to(device) if augment is not None else None,
-        draws=RandomDraws(seed, device),
+        draws=RandomDraws(seed * world_size() + rank(), device),
         sampler=InfiniteSampler(num_items, seed),
         path_length_mean=torch.zeros((), device=device),
         counters=Counters(augment_p=cfg.training.augment.p if mode is AugmentMode.FIXED else 0.0),
@@ -153,7 +171,17 @@ def build_state(
 
 def _adam(network: torch.nn.Module, optim: Any, interval: int | None) -> torch.optim.Adam:
     lr, betas = lazy_optimiser(optim, interval)
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=1e-8, fused=True)
+    adam = torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=1e-8, fused=True)
+    for group in adam.param_groups:
+        group["initial_lr"] = lr
+    return adam
+
+
+def scale_learning_rates(state: State) -> None:
+    """Both learning rates as the configuration has them, times `counters.lr_scale`."""
+    for optimiser in (state.optimiser_g, state.optimiser_d):
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * state.counters.lr_scale
 
 
 def _optimiser_tensors(optimiser: torch.optim.Adam, network: torch.nn.Module) -> dict[str, Tensor]:
@@ -178,8 +206,22 @@ def _load_optimiser(
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
+def state_tensors(state: State) -> dict[str, dict[str, Tensor]]:
+    """Every tensor of a run, by group and name; in several processes all hold the same."""
+    return {
+        "G": state.generator.state_dict(),
+        "D": state.discriminator.state_dict(),
+        "G_ema": state.ema.state_dict(),
+        "optim_G": _optimiser_tensors(state.optimiser_g, state.generator),
+        "optim_D": _optimiser_tensors(state.optimiser_d, state.discriminator),
+        "loss": {"path_length_mean": state.path_length_mean},
+    }
+
+
 def save_state(state: State, path: Path, extra: dict[str, Any] | None = None) -> None:
     """Write a snapshot from which `load_state` continues bit-identically (on a CPU).
+
+    All processes call it, the main one writes.
 
     Args:
         state: the run, between two steps.
@@ -188,32 +230,34 @@ def save_state(state: State, path: Path, extra: dict[str, Any] | None = None) ->
     """
     if not isinstance(state.draws, RandomDraws):
         raise TypeError("save_state: replayed random numbers have no state to save")
+    draws, *others = gather(state.draws.get_state())
+    if not is_main():
+        return
     header = {
         "config": state.cfg.to_dict(),
         "counters": asdict(state.counters),
-        "draws": state.draws.get_state(),
+        "draws": draws,
+        "draws_of_others": others,  # of the processes 1, 2, ...
         "draws_device": state.device.type,
         "sampler": dict(state.sampler.state_dict()),
+        "data": asdict(state.data) if state.data is not None else None,
         **(extra or {}),
     }
-    groups = {
-        "G": state.generator.state_dict(),
-        "D": state.discriminator.state_dict(),
-        "G_ema": state.ema.state_dict(),
-        "optim_G": _optimiser_tensors(state.optimiser_g, state.generator),
-        "optim_D": _optimiser_tensors(state.optimiser_d, state.discriminator),
-        "loss": {"path_length_mean": state.path_length_mean},
-    }
-    write_snapshot(path, header, groups)
+    write_snapshot(path, header, state_tensors(state))
 
 
-def load_state(state: State, snapshot: Snapshot) -> None:
+def load_state(state: State, snapshot: Snapshot, allow_data_change: bool = False) -> list[str]:
     """Bring a freshly built `state` to where `snapshot` was taken.
 
+    Args:
+        allow_data_change: go on although the data set is another one.
+    Returns:
+        One line for each thing that is not as it was: keys, data, random numbers.
     Raises:
         CheckpointError: the snapshot is damaged or belongs to another model or data set.
     """
-    check_same_model(state.cfg, snapshot)
+    lines = changes_on_resume(state.cfg, snapshot)
+    changed = [] if state.data is None else data_changes(state.data, snapshot, allow_data_change)
     load_weights(state.generator, snapshot, "G")
     load_weights(state.discriminator, snapshot, "D")
     load_weights(state.ema, snapshot, "G_ema")
@@ -222,52 +266,31 @@ def load_state(state: State, snapshot: Snapshot) -> None:
     state.path_length_mean.copy_(snapshot.tensors("loss")["path_length_mean"])
     header = snapshot.header
     try:
+        augment_p = state.counters.augment_p
         state.counters = Counters(**header["counters"])
-        state.sampler.load_state_dict(header["sampler"])
-        _load_draws(state, header["draws"], header.get("draws_device", "cpu"))
+        scale_learning_rates(state)
+        if state.cfg.training.augment.mode is not AugmentMode.ADA:
+            state.counters.augment_p = augment_p  # as configured now
+        if changed:
+            lines.append(f"resume: another data set ({', '.join(changed)}); its order begins anew")
+        else:
+            state.sampler.load_state_dict(header["sampler"])
+        return lines + _load_draws(state, header)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"snapshot {snapshot.path}: cannot continue: {error}") from None
 
 
-def _load_draws(state: State, saved: dict[str, Any], device: str) -> None:
-    """Random numbers go on where they were; on another kind of device a new stream begins."""
-    if device == state.device.type and isinstance(state.draws, RandomDraws):
-        state.draws.set_state(saved)
-    else:
-        seed = state.cfg.training.seed + state.counters.images_seen
-        state.draws = RandomDraws(seed, state.device)
-
-
-def check_same_model(cfg: Config, snapshot: Snapshot) -> None:
-    """Networks can only be continued as what they are; learning rates and lengths may change.
-
-    Raises:
-        CheckpointError: names the first key that differs.
-    """
-    old, new = (_architecture(c) for c in (snapshot.config, cfg))
-    different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if different:
-        key = different[0]
-        raise CheckpointError(
-            f"snapshot {snapshot.path}: was trained with {key}={old.get(key)}, the configuration "
-            f"says {new.get(key)}; resume with the same model, or start a new run"
-        )
-
-
-def _architecture(cfg: Config) -> dict[str, Any]:
-    values = cfg.to_dict()
-    kept = {
-        "model": {k: v for k, v in values["model"].items() if k in ("generator", "discriminator")},
-        "dataset": {k: values["dataset"][k] for k in ("resolution", "c_dim", "cube_scale")},
-        "training": {"use_labels": values["training"]["use_labels"]},
-    }
-    flat = dict(_flatten("", kept))
-    return {k: v for k, v in flat.items() if ".optim." not in k and "_steps" not in k}
-
-
-def _flatten(prefix: str, node: dict[str, Any]) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        rows += _flatten(name + ".", value) if isinstance(value, dict) else [(name, value)]
-    return rows
+def _load_draws(state: State, header: dict[str, Any]) -> list[str]:
+    """Random numbers go on where they were; on another kind of device, or in another number of
+    processes, new streams begin. Returns the line that says so."""
+    saved = [header["draws"], *header.get("draws_of_others", [])]
+    device = header.get("draws_device", "cpu")
+    same = device == state.device.type and len(saved) == world_size()
+    if same and isinstance(state.draws, RandomDraws):
+        state.draws.set_state(saved[rank()])
+        return []
+    cfg = state.cfg.training
+    seed = (cfg.seed + state.counters.images_seen) * world_size() + rank()
+    state.draws = RandomDraws(seed, state.device)
+    before, now = f"{len(saved)} on {device}", f"{world_size()} on {state.device.type}"
+    return [f"resume: processes {before} -> {now}: new streams of random numbers"]

@@ -6,6 +6,7 @@ draws its own latents and patches; all phases of a step see the same real images
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from enum import Enum
 
@@ -15,6 +16,14 @@ from torch import Tensor
 from epigraf.config import AugmentMode
 from epigraf.data.images import Batch
 from epigraf.training.batches import Source
+from epigraf.training.distributed import (
+    all_reduce_gradients,
+    average,
+    images_per_pass,
+    images_per_process,
+    reduce_mean,
+    world_size,
+)
 from epigraf.training.passes import (
     FakeInputs,
     Fakes,
@@ -23,7 +32,7 @@ from epigraf.training.passes import (
     fresh_fakes,
     generator_pass,
     path_length_pass,
-    r1_pass,
+    penalty_pass,
 )
 from epigraf.training.schedules import (
     Schedule,
@@ -49,12 +58,13 @@ Observer = Callable[[Phase, list[Pass]], None]
 def clean_gradients(parameters: list[Tensor], clip: float | None) -> Tensor:
     """NaN -> 0, +-inf -> +-1e5, then optionally clip the total norm. Returns the norm found.
 
-    Parameters without a gradient stay without one (Adam then skips them).
+    Parameters without a gradient stay without one (Adam then skips them). On a CPU gradients that
+    are finite are left alone; on a GPU, where asking costs a wait, all of them are gone through.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
     norm = torch.stack(norms).norm()
-    if not bool(norm.isfinite()):
+    if norm.device.type != "cpu" or not bool(norm.isfinite()):
         for gradient in gradients:
             torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
     if clip is not None:
@@ -63,7 +73,8 @@ def clean_gradients(parameters: list[Tensor], clip: float | None) -> Tensor:
 
 
 def _apply(state: State, phase: Phase) -> Tensor:
-    """Clean the gradients of the phase's network and step its optimiser; returns their norm.
+    """Average the gradients of the phase's network over all processes, clean them and step its
+    optimiser; returns their norm.
 
     The clip of the generator is for its adversarial gradients; those of path lengths stay.
     """
@@ -73,7 +84,9 @@ def _apply(state: State, phase: Phase) -> Tensor:
     model = state.cfg.model
     clip = (model.generator if of_generator else model.discriminator).optim.grad_clip
     clip = None if phase is Phase.PATH_LENGTH else clip
-    norm = clean_gradients(list(network.parameters()), clip)
+    parameters: list[Tensor] = list(network.parameters())
+    all_reduce_gradients(parameters)
+    norm = clean_gradients(parameters, clip)
     optimiser.step()
     return norm
 
@@ -87,9 +100,9 @@ def _select(state: State, phase: Phase) -> None:
 
 
 def _parts(state: State) -> Iterator[slice]:
-    """The batch in pieces of `training.batch_gpu` (gradient accumulation)."""
-    size = state.cfg.batch_gpu
-    for start in range(0, state.cfg.training.batch_size, size):
+    """This process's share of the batch in pieces (gradient accumulation)."""
+    size = images_per_pass(state.cfg)
+    for start in range(0, images_per_process(state.cfg), size):
         yield slice(start, start + size)
 
 
@@ -98,12 +111,13 @@ def _part_of(reals: Batch, part: slice) -> Batch:
 
 
 def _generator_phase(
-    state: State, inputs: FakeInputs, schedule: Schedule
+    state: State, inputs: FakeInputs, reals: Batch, schedule: Schedule
 ) -> tuple[list[Pass], list[Fakes]]:
     """Gmain in parts; also hands out the detached fakes."""
     parts, passes, made = list(_parts(state)), [], []
     for part in parts:
-        done, fakes = generator_pass(state, inputs[part], schedule, 1 / len(parts))
+        real = _part_of(reals, part)
+        done, fakes = generator_pass(state, inputs[part], real, schedule, 1 / len(parts))
         passes.append(done)
         made.append(Fakes(fakes.images.detach(), fakes.ws.detach(), fakes.patch, fakes.inputs))
     return passes, made
@@ -122,21 +136,28 @@ def _discriminator_phase(
     inputs: FakeInputs | None,
     reals: Batch,
     schedule: Schedule,
-) -> list[Pass]:
-    """Dmain in parts, on the fakes in `made` or (given `inputs`) on fresh ones."""
-    parts, passes = list(_parts(state)), []
+) -> tuple[list[Pass], list[Fakes]]:
+    """Dmain in parts, on the fakes in `made` or (given `inputs`) on fresh ones; also hands out
+    those that it judged."""
+    parts, passes, judged = list(_parts(state)), [], []
     for number, part in enumerate(parts):
         fakes = made[number] if inputs is None else fresh_fakes(state, inputs[part], schedule)
         real = _part_of(reals, part)
         passes.append(discriminator_pass(state, fakes, real, schedule, 1 / len(parts)))
-    return passes
+        judged.append(fakes)
+    return passes, judged
 
 
-def _r1_phase(state: State, reals: Batch, schedule: Schedule) -> list[Pass]:
+def _penalty_phase(
+    state: State, judged: list[Fakes], reals: Batch, schedule: Schedule
+) -> list[Pass]:
     """Dreg in parts, weighted for the steps that it skips."""
     parts = list(_parts(state))
     weight = state.cfg.training.r1_interval / len(parts)
-    return [r1_pass(state, _part_of(reals, part), schedule, weight) for part in parts]
+    return [
+        penalty_pass(state, _part_of(reals, part), schedule, weight, fakes)
+        for part, fakes in zip(parts, judged, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -152,14 +173,21 @@ def update_average(state: State) -> float:
     return beta
 
 
-def _adapt(state: State, signs: Tensor | None) -> None:
-    """ADA: collect signs of real scores; every `interval` steps move the probability."""
+def _adapt(state: State, mean_sign: float, count: int) -> None:
+    """ADA: collect signs of real scores; every `interval` steps move the probability.
+
+    Args:
+        mean_sign: of this step's real scores, over all processes (NaN counts for nothing).
+        count: how many real scores each process had.
+    """
     cfg, counters = state.cfg.training.augment, state.counters
-    if cfg.mode is not AugmentMode.ADA or signs is None:
+    if cfg.mode is not AugmentMode.ADA:
         return
-    counters.sign_sum += float(signs.sum())
-    counters.sign_count += signs.numel()
-    if counters.step % cfg.interval:
+    if not math.isnan(mean_sign):
+        count *= world_size()
+        counters.sign_sum += round(mean_sign * count)  # signs are whole numbers
+        counters.sign_count += count
+    if counters.step % cfg.interval or counters.sign_count == 0:
         return
     images = state.cfg.training.batch_size * cfg.interval
     counters.augment_p = adapted_probability(
@@ -180,7 +208,8 @@ def train_step(state: State, source: Source, observe: Observer | None = None) ->
         source: hands out real images and the inputs of fakes, phase by phase.
         observe: is shown each phase after its optimiser step, gradients still in place.
     Returns:
-        The mean of every reported number (names as in the field: Loss/G/loss, ...).
+        The mean of every reported number over the batch, of all processes (names as in the field:
+        Loss/G/loss, ...).
     """
     schedule = schedule_at(
         state.cfg, state.counters.images_seen, first_step=state.counters.step == 0
@@ -197,13 +226,23 @@ def train_step(state: State, source: Source, observe: Observer | None = None) ->
             observe(phase, passes)
 
     _run_phases(state, source, schedule, finish)
+    average(_running_means(state))
     update_average(state)
     state.counters.images_seen += state.cfg.training.batch_size
     state.counters.step += 1
     joined = {name: torch.cat(values) for name, values in found.items()}
-    _adapt(state, joined.get("Loss/signs/real"))
     means = torch.stack([values.float().mean() for values in joined.values()]).tolist()
-    return dict(zip(joined, means, strict=True))
+    numbers = reduce_mean(dict(zip(joined, means, strict=True)))
+    if (signs := joined.get("Loss/signs/real")) is not None:
+        _adapt(state, numbers["Loss/signs/real"], signs.numel())
+    return numbers
+
+
+def _running_means(state: State) -> list[Tensor]:
+    """What follows the images of this process alone during a step. All of it moves linearly from
+    the same start, so the mean over processes is what the whole batch would have given."""
+    w_avg = [state.generator.mapping.w_avg]
+    return [*w_avg, state.path_length_mean] if state.cfg.model.loss_kwargs.pl_weight > 0 else w_avg
 
 
 def _run_phases(
@@ -219,14 +258,16 @@ def _run_phases(
         state.counters.step,
     )
     _select(state, Phase.GENERATOR)
-    passes, made = _generator_phase(state, source.fakes(schedule), schedule)
+    passes, made = _generator_phase(state, source.fakes(schedule), source.reals(), schedule)
     finish(Phase.GENERATOR, passes)
     if loss.pl_weight > 0 and step % loss.pl_interval == 0:
         _select(state, Phase.PATH_LENGTH)
         finish(Phase.PATH_LENGTH, _path_length_phase(state, source.fakes(schedule), schedule))
     _select(state, Phase.DISCRIMINATOR)
     inputs = None if training.reuse_fakes else source.fakes(schedule)
-    finish(Phase.DISCRIMINATOR, _discriminator_phase(state, made, inputs, source.reals(), schedule))
-    if state.cfg.gamma > 0 and step % training.r1_interval == 0:
+    passes, judged = _discriminator_phase(state, made, inputs, source.reals(), schedule)
+    finish(Phase.DISCRIMINATOR, passes)
+    interval = state.cfg.lazy_r1_interval
+    if interval is not None and step % interval == 0:
         _select(state, Phase.R1)
-        finish(Phase.R1, _r1_phase(state, source.reals(), schedule))
+        finish(Phase.R1, _penalty_phase(state, judged, source.reals(), schedule))

@@ -21,6 +21,7 @@ FACTS = {
 }  # fmt: skip
 COUNTS = Counts(samples=5 * 10**6, flops=2e9, bytes_moved=3e9)
 ROWS = [
+    Row("machine", "fma 2 threads", "AVX2", [0.5], Counts(flops=5e10), control=True),
     Row("machine", "sgemm 512", "torch", [0.5], Counts(flops=4e10), control=True),
     Row("machine", "copy 256 MiB", "torch", [0.5], Counts(bytes_moved=1e10), control=True),
     Row("machine", "read 16 MiB", "torch", [0.5], Counts(bytes_moved=6e10), control=True),
@@ -33,16 +34,26 @@ def test_the_tables_of_the_renderer_by_hand() -> None:
     """2 GFLOP in 0.1 s are 20 GFLOP/s, a quarter of 80; 5 M samples in it are 50 M/s."""
     lines = render_lines(Result("render", FACTS, ROWS, True))
     assert "`epigraf bench render --default-malloc`, m x2, 2 threads, commit abc" in lines[0]
-    assert "sgemm 80 GFLOP/s, copy 20 GB/s, reads again and again: 16 MiB 120 GB/s" in lines[0]
+    peaks = "FMA 100 GFLOP/s, sgemm 80 GFLOP/s, copy 20 GB/s, reads again and again: 16 MiB 120"
+    assert peaks in lines[0]
     assert lines[2] == "| ms (times faster than official; MiB) | fused | official |"
     assert lines[4] == "| image | 100 (12.0x; 3 MiB) | 1200 (60 MiB) |"
-    assert lines[6] == "| M samples/s; GFLOP/s (of sgemm) | fused | official |"
-    assert lines[8] == "| image | 50; 20 (25%) | 4.17; 1.67 (2%) |"
+    assert lines[6] == (
+        "| M samples/s; GFLOP/s (of multiply-adds in registers, of sgemm); "
+        "GB/s of taps (of the fastest reads) | fused | official |"
+    )
+    assert lines[8] == "| image | 50; 20 (20%, 25%); 30 (25%) | 4.17; 1.67 (2%, 2%); 2.5 (2%) |"
+
+
+def test_shares_of_peaks_that_were_not_measured_are_left_out() -> None:
+    lines = render_lines(Result("render", FACTS, ROWS[4:], True))
+    assert lines[6] == "| M samples/s; GFLOP/s | fused | official |"
+    assert lines[8] == "| image | 50; 20 | 4.17; 1.67 |"
 
 
 def test_reads_of_a_cache_are_no_copy() -> None:
     assert peak_bandwidth(ROWS) == 20.0
-    assert describe_peaks(ROWS[:2]) == "sgemm 80 GFLOP/s, copy 20 GB/s"
+    assert describe_peaks(ROWS[1:3]) == "sgemm 80 GFLOP/s, copy 20 GB/s"
 
 
 @pytest.mark.parametrize("width", [80, 150])
@@ -53,7 +64,7 @@ def test_the_terminal_table_fits(width: int) -> None:
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     assert "epigraf bench render --default-malloc (stopped), allocator: default" in text
-    cells = "fused 100 150 12.00x 50 20 25% 30 3.0 1.0"
+    cells = "fused 100 150 12.00x 50 20 20% 25% 30 25% 3.0 1.0"
     assert any(line.split() == cells.split() for line in text.splitlines())
 
 

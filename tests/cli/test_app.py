@@ -27,6 +27,7 @@ COMMANDS = (
     "metrics",
     "demo",
     "info",
+    "doctor",
     "configs",
 )
 
@@ -83,7 +84,6 @@ def test_debug_shows_the_traceback() -> None:
     [
         (["sampel"], "Did you mean 'sample'"),
         (["sample", "x", "--sede", "3"], "--seeds"),
-        (["video", "x", "--path", "circel"], "circle"),
         (["sample"], "MODEL"),
         (["sample", "x", "--class", "-1"], "--class"),
     ],
@@ -97,9 +97,10 @@ def test_wrong_usage_is_exit_code_2_and_names_the_nearest(
 
 
 def test_underscores_are_dashes(epigraf: Run, model: Path, tmp_path: Path) -> None:
-    for spelling in ("--ray_steps", "--ray-steps"):
+    for spelling in ("--mix_layers", "--mix-layers"):
         out = tmp_path / f"{spelling}.png"
-        result = epigraf("sample", model, "--seeds", 0, spelling, 4, "--out", out)
+        words = ("--seeds", 0, "--mix", 1, spelling, 1)
+        result = epigraf("sample", model, *words, "--out", out)
         assert result.exit_code == 0, result.output
         assert out.exists()
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epigraf.cli.arguments import parse_grid, parse_seeds
+from epigraf.cli.values import parse_grid, parse_seeds
 from epigraf.errors import EpigrafError
 
 

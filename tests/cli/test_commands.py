@@ -88,10 +88,10 @@ def test_sample_takes_the_snapshot_file_itself(epigraf: Run, model: Path, tmp_pa
         (("sample", "MODEL", "--yaw", "nan"), "--yaw: must be a finite number, got nan"),
         (("sample", "MODEL", "--pitch", "inf"), "--pitch: must be a finite number, got inf"),
         (("mesh", "MODEL", "--level", "nan"), "--level: must be a finite number, got nan"),
-        (("sample", "MODEL", "--views", "2", "--yaw", "1"), "choose a single view"),
-        (("video", "MODEL", "--out", "a.avi"), "videos end in .mp4 or .webp"),
+        (("sample", "MODEL", "--views", "2", "--yaw", "1"), "place a single view"),
+        (("video", "MODEL", "--out", "a.avi"), "films end in .mp4, .webp, .gif"),
         (("video", "MODEL", "--seeds", "0-2", "--grid", "2x2"), "needs 4 seeds, got 3"),
-        (("video", "MODEL", "--seeds", "0-2", "--grid", "2x1", "--interp"), "a multiple of 2"),
+        (("video", "MODEL", "--seeds", "0-2", "--grid", "2x1", "--interp", "w"), "a multiple of 2"),
         (("mesh", "MODEL", "--seeds", "0,1", "--out", "a.ply"), "there are 2 seeds"),
         (("mesh", "MODEL", "--out", "a.stl"), "meshes end in .ply, .obj, .glb, .mrc"),
         (("mesh", "MODEL", "--format", "obj", "--out", "a.ply"), "disagree"),
@@ -102,6 +102,8 @@ def test_sample_takes_the_snapshot_file_itself(epigraf: Run, model: Path, tmp_pa
         (("train", "tiny", "--data", "x", "--minutes", "-1"), "training.minutes"),
         (("train", "tiny", "--data", "x", "--set", "gamma=1"), "training.gamma"),
         (("data", "check", "nowhere"), "nowhere"),
+        (("data", "poses", "nowhere", "out.zip"), "nowhere"),
+        (("data", "poses", "nowhere", "out.zip", "--top", "0.9"), "at least 0.05 below --top 0.9"),
         (("metrics", "MODEL", "--data", "nowhere"), "nowhere"),
     ],
 )
@@ -124,7 +126,18 @@ def test_what_cannot_be_done_is_one_line(
 
 def test_video_grid_with_depth(epigraf: Run, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "v.mp4"
-    words = ("--seeds", "0-1", "--grid", "1x2", "--depth", "--frames", 3, "--path", "circle")
+    words = (
+        "--seeds",
+        "0-1",
+        "--grid",
+        "1x2",
+        "--outputs",
+        "color,depth",
+        "--frames",
+        3,
+        "--path",
+        "circle",
+    )
     result = epigraf("video", model, *words, "--out", out)
     assert result.exit_code == 0, result.output
     frames = read_frames(out)
@@ -134,7 +147,7 @@ def test_video_grid_with_depth(epigraf: Run, model: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("path", ["auto", "front-circle", "wiggle", "line", "points"])
 def test_video_interpolates_in_a_loop(epigraf: Run, model: Path, tmp_path: Path, path: str) -> None:
     out = tmp_path / "v.webp"
-    words = ("--seeds", "0-3", "--grid", "2x1", "--interp", "--frames", 2, "--path", path)
+    words = ("--seeds", "0-3", "--grid", "2x1", "--interp", "w", "--frames", 2, "--path", path)
     result = epigraf("video", model, *words, "--out", out)
     assert result.exit_code == 0, result.output
     with Image.open(out) as film:
@@ -229,6 +242,15 @@ def test_train_dry_run_checks_resume_and_out(epigraf: Run, shapes: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert f"run folder {folder} (dry run" in result.stdout
     assert str(folder / "network-snapshot-000000.safetensors") in result.stdout
+    assert "resume: changed" not in result.stdout
+    two = ("--resume", "latest", "--gpus", "2", "--batch", "8", "--batch-gpu", "2")
+    result = epigraf(*words, "--out", tmp_path, *two)
+    assert "8 images a step = 2 processes x 4, 2 a pass, 2 to a step" in result.stdout
+    changes = [line for line in result.stdout.splitlines() if line.startswith("resume: changed")]
+    assert changes == [
+        "resume: changed training.batch_gpu null -> 2",
+        "resume: changed training.batch_size 4 -> 8",
+    ]
     result = epigraf(*words, "--out", tmp_path, "--resume", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert "no such file or folder" in result.stderr

@@ -22,6 +22,7 @@ PRESETS = {
     "tiny",
     "cats64",
     "plants64",
+    "plants128",
 }
 # fov, near, far, cube, white, classes
 OFFICIAL = {

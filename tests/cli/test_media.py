@@ -1,24 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from epigraf.cli.media import (
-    atomic,
-    check_target,
-    depth_picture,
-    grid,
-    save_animation,
-    save_picture,
-    save_video,
-    squarest,
-)
+from epigraf.cli.media import atomic, check_target, front_sheet, grid, save_picture, squarest
 from epigraf.errors import EpigrafError
-from tests.cli.film import read_frames
 
 
 def flat(value: int, height: int = 2, width: int = 3) -> np.ndarray:
@@ -36,6 +25,18 @@ def test_grid_worked_example() -> None:
     ]
     assert sheet[..., 0].tolist() == expected
     assert (sheet == sheet[..., :1]).all()
+
+
+def test_grid_leaves_places_out_and_keeps_alpha() -> None:
+    clear = np.full((1, 1, 4), 9, dtype=np.uint8)
+    assert grid([None, clear], columns=2).tolist() == [[[255, 255, 255, 0], [9, 9, 9, 9]]]
+
+
+def test_front_sheet_has_one_large_and_the_others_beneath() -> None:
+    sheet = front_sheet([flat(1, 12, 12), flat(2, 12, 12), flat(3, 12, 12), flat(4, 12, 12)])
+    assert sheet.shape == (16, 12, 3)
+    assert (sheet[:12] == 1).all()
+    assert sheet[12:, :, 0].tolist() == [[2] * 4 + [3] * 4 + [4] * 4] * 4
 
 
 @pytest.mark.parametrize(
@@ -77,44 +78,15 @@ def test_a_target_that_cannot_be_is_named_before_the_work(tmp_path: Path, name: 
 def test_save_picture(tmp_path: Path) -> None:
     save_picture(flat(7), tmp_path / "a.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), flat(7))
-    with pytest.raises(EpigrafError, match="unknown image format"):
+    with pytest.raises(EpigrafError, match=r"unknown image format '.txt'; pictures end in .png"):
         save_picture(flat(7), tmp_path / "a.txt")
+    with pytest.raises(EpigrafError, match=r"a \.png keeps every bit"):
+        save_picture(flat(7), tmp_path / "a.png", 50)
 
 
-def test_video_keeps_frames_and_makes_odd_sides_even(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    grey = [40, 120, 200]
-    save_video((flat(value, 33, 48) for value in grey), path, fps=10)
-    frames = read_frames(path)
-    assert [frame.shape for frame in frames] == [(34, 48, 3)] * 3
-    for value, frame in zip(grey, frames, strict=True):
-        assert abs(float(frame[:30].mean()) - value) < 4  # lossy
-
-
-def test_video_that_cannot_be_encoded(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    with pytest.raises(EpigrafError, match="no frame"):
-        save_video([], path, fps=10)
-    with pytest.raises(EpigrafError, match="ffmpeg failed: "):
-        save_video([flat(0, 8, 8)], path, fps=0)
-
-    def interrupted() -> Iterator[np.ndarray]:
-        yield flat(0, 8, 8)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        save_video(interrupted(), path, fps=10)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_animation(tmp_path: Path) -> None:
-    save_animation([flat(0, 8, 8), flat(255, 8, 8)], tmp_path / "a.webp", fps=5)
-    with Image.open(tmp_path / "a.webp") as picture:
-        assert (picture.n_frames, picture.size) == (2, (8, 8))
-
-
-def test_depth_picture() -> None:
-    depth = np.array([[0.75, 0.5, 0.0, 1.25]])  # the second ray is half transparent at 1.0
-    opacity = np.array([[1.0, 0.5, 0.0, 1.0]])
-    picture = depth_picture(depth, opacity, near=0.75, far=1.25)
-    assert picture[0, :, 0].tolist() == [230, (130 + 255) // 2, 255, 30]
+def test_lossy_pictures(tmp_path: Path) -> None:
+    for name, kind in (("a.jpg", "JPEG"), ("a.webp", "WEBP"), ("a.JPEG", "JPEG")):
+        save_picture(flat(120, 16, 16), tmp_path / name, 90)
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == kind
+            assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - 120).max() <= 3

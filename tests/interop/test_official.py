@@ -147,3 +147,18 @@ def test_an_embedding_that_nobody_reads_is_left_out() -> None:
     state = {"scalar_enc.const_embed.weight": torch.ones(2), "b8.fromrgb.bias": torch.ones(1)}
     assert list(discriminator_state_from_official(state)) == ["b8.fromrgb.bias"]
     assert len(discriminator_state_from_official(state | used)) == 3
+
+
+@pytest.mark.parametrize("key", ["model", "model.generator", "dataset", "training.augment"])
+def test_sections_are_mappings(key: str) -> None:
+    values = tree()
+    parent = values
+    *path, leaf = key.split(".")
+    for part in path:
+        parent = parent[part]
+    parent[leaf] = "text"
+    with pytest.raises(ConfigError, match=f"{key} must be a mapping, got 'text'"):
+        config_from_official(values, z_dim=4, c_dim=0)
+    parent[leaf] = None
+    if leaf != "model":
+        config_from_official(values, z_dim=4, c_dim=0)

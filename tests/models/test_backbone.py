@@ -171,3 +171,26 @@ def test_errors() -> None:
         backbone(normal(2, 3, 8))
     with pytest.raises(ValueError, match="random noise needs draws, got None"):
         backbone(normal(2, 4, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", list(NoiseMode))
+def test_compiled_without_a_graph_break_it_draws_and_computes_the_same(mode: NoiseMode) -> None:
+    backbone = TriPlaneBackbone(8, 16, 6, channel_base=64, channel_max=12)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("noise_strength"):
+            torch.nn.init.constant_(parameter, 0.3)
+    ws, parameters = normal(2, 6, 8), list(backbone.parameters())
+
+    def planes_and_gradients() -> list[Tensor]:
+        planes = backbone(ws, noise_mode=mode, draws=RandomDraws(3))
+        grads = torch.autograd.grad(planes.square().sum(), parameters, allow_unused=True)
+        return [planes, *(g for g in grads if g is not None)]
+
+    expected = planes_and_gradients()
+    backbone.compile_synthesis(backend="aot_eager")
+    for a, b in zip(planes_and_gradients(), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        compiled = backbone(ws, noise_mode=mode, draws=RandomDraws(3))
+    torch.testing.assert_close(compiled, expected[0], rtol=1e-4, atol=1e-4)

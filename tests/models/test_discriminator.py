@@ -53,6 +53,18 @@ def patches(batch: int) -> PatchParams:
     return PatchParams(scales, torch.rand(batch, 2, generator=generator) * (1 - scales))
 
 
+def test_a_discriminator_that_is_told_the_yaw_only_cannot_see_the_pitch() -> None:
+    told = {"camera_cond": True, "camera_cond_yaw_only": True, "hyper_mod_cond": True}
+    network = Discriminator(config(**told, map_lr_multiplier=1.0)).eval()
+    image, where = normal(2, 3, 16, 16), patches(2)
+    angles = torch.tensor([[0.2, 1.4, 0.0], [-0.3, 1.6, 0.0]])
+    logits = network(image, None, angles, where)
+    higher, turned = (angles + torch.tensor([x]) for x in ([0, 0.2, 0], [0.2, 0, 0]))
+    torch.testing.assert_close(network(image, None, higher, where), logits)
+    difference = (network(image, None, turned, where) - logits).detach()
+    assert float(difference.abs().min()) > 1e-4
+
+
 @pytest.mark.parametrize(("resolution", "millions"), [(512, 27.49), (256, 27.44)])
 def test_parameter_count_of_the_official_discriminator(resolution: int, millions: float) -> None:
     """The official one has a dead 1x1 convolution (4 parameters a channel) in each later block."""
@@ -347,3 +359,45 @@ def test_camera_multiplier_sets_the_octaves():
     assert head is not None
     assert head.camera_scalar_enc is not None
     assert head.camera_scalar_enc.dim == 2 * 2 * 3  # yaw and pitch, sin and cos, log2(8) octaves
+
+
+def scores_and_gradients(precision: str) -> tuple[Tensor, Tensor, Tensor, Discriminator]:
+    """Logits, the gradient of the image with its R1 penalty's for one weight, and the network."""
+    values = config(cbase=1024, cmax=32).to_dict()
+    values["training"]["precision"] = precision
+    torch.manual_seed(0)
+    network = Discriminator(Config.from_dict(values))
+    image = normal(4, 3, 16, 16, seed=1).requires_grad_()
+    logits = network(image, patch=patches(4))
+    (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
+    gradient.square().sum().backward()
+    weight_gradient = network.get_parameter("b32.conv0.weight").grad
+    assert weight_gradient is not None
+    return logits.detach(), gradient.detach(), weight_gradient, network
+
+
+# Without loss scaling (as official) gradients below 6e-5 lose bits of float16's.
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.05), ("bf16", 0.2)])
+def test_low_precision_blocks_stay_within_their_rounding(precision: str, tolerance: float) -> None:
+    exact = scores_and_gradients("fp32")
+    rounded = scores_and_gradients(precision)
+    dtypes: list[torch.dtype] = []
+    network = rounded[3]
+    for res in network.block_resolutions:
+        block = network.get_submodule(f"b{res}")
+        block.register_forward_hook(lambda _m, _i, y: dtypes.append(y.dtype))
+    network(normal(4, 3, 16, 16, seed=1), patch=patches(4))
+    low = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    assert dtypes == [low] * len(network.block_resolutions)
+    for name, a, b in zip(("logits", "image", "weight"), exact, rounded, strict=False):
+        assert b.dtype is torch.float32
+        assert float((a - b).norm() / a.norm()) < tolerance, name
+
+
+def test_the_four_largest_blocks_alone_are_in_low_precision() -> None:
+    values = config(resolution=256, patch=64, cbase=2048).to_dict()
+    values["training"]["precision"] = "bf16"
+    network = Discriminator(Config.from_dict(values))
+    blocks = [network.get_submodule(f"b{res}") for res in network.block_resolutions]
+    assert [b.dtype for b in blocks] == [torch.bfloat16] * 4 + [None] * (len(blocks) - 4)
+    assert len(blocks) > 4

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
 import torch
 
 from epigraf.config import Config, RenderBackend
+from epigraf.errors import ConfigError
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.generator import Generator, View
-from epigraf.ops import available, reason
+from epigraf.ops import available, reason, tinycudann
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.patches import PatchParams
 from epigraf.rendering.rays import patch_rays
+from tests.ops import tiny_cuda_nn_stand_in
 
 ANGLES = torch.tensor([[0.4, 1.2, 0.0], [-2.0, 1.9, 0.0]])
 
@@ -265,6 +268,26 @@ def test_object_ball_leaves_the_rest_to_the_background() -> None:
     torch.testing.assert_close(image.image[:, :, 0, 0], torch.ones(2, 3))
 
 
+def test_cameras_look_at_their_target() -> None:
+    # A ball at the origin, seen from +x past a target at z = 0.05: right is -z, so its centre lies
+    # 0.05 to the right of the middle at distance 1, of a picture 2 tan(15 degrees) wide.
+    generator = {"density_prior_radius": 0.03, "density_prior_strength": 300.0}
+    cfg = config(
+        {**generator, "last_interval": "finite", "num_ray_steps": 65, "density_gain": 100.0},
+        {"resolution": 64, "camera": {"fov": 30.0, "target": [0.0, 0.0, 0.05]}},
+    )
+    front = torch.tensor([[0.0, math.pi / 2, 0.0]])
+    model = make(cfg).eval()
+    with torch.no_grad():
+        opacity = model.synthesis(
+            styles(model, 1), front, View(deterministic=True), draws=RandomDraws(0)
+        ).opacity[0, 0]
+    columns = torch.linspace(-1, 1, 64) * math.tan(math.radians(15))
+    assert float(opacity.max()) == pytest.approx(1, abs=1e-3)
+    middle = (opacity.sum(0) * columns).sum() / opacity.sum()
+    assert float(middle) == pytest.approx(0.05, abs=0.002)
+
+
 def test_the_model_says_what_marches_its_rays() -> None:
     fused = "fused" if available() else f"ops ({reason()})"
     assert make(config()).renderer() == fused
@@ -288,3 +311,45 @@ def test_every_backend_renders_the_same_and_learns_the_same(extra: dict) -> None
     for picture, slope in zip(pictures[1:], slopes[1:], strict=True):
         torch.testing.assert_close(picture, pictures[0], rtol=0, atol=1e-10)
         torch.testing.assert_close(slope, slopes[0], rtol=0, atol=1e-8 * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize("extra", [{}, SPHERE, {"last_interval": "finite"}])
+def test_nerfacc_composites_the_same_picture(extra: dict) -> None:
+    pytest.importorskip("nerfacc")
+    ours = make(config(extra)).double()
+    theirs = make(config(extra).with_overrides(["render.compositor=nerfacc"])).double()
+    assert "render.compositor=nerfacc" in theirs.renderer() or not available()
+    views = [
+        g.synthesis(styles(g).double(), ANGLES.double(), draws=RandomDraws(0))
+        for g in (ours, theirs)
+    ]
+    torch.testing.assert_close(views[1].image, views[0].image, rtol=0, atol=1e-6)
+    torch.testing.assert_close(views[1].opacity, views[0].opacity, rtol=0, atol=1e-6)
+
+
+def test_a_decoder_engine_that_is_not_there_is_an_error_not_a_choice() -> None:
+    generator = make(config().with_overrides(["decoder.engine=tinycudann"]))
+    with pytest.raises(RuntimeError, match=r"tinycudann: .*decoder\.engine=native"):
+        render(generator, View())
+
+
+def test_a_decoder_engine_of_half_precision_renders_nearly_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tinycudann", tiny_cuda_nn_stand_in)
+    monkeypatch.setattr(tinycudann, "DEVICE", "cpu")
+    tinycudann._found.cache_clear()
+    try:
+        other = make(config().with_overrides(["decoder.engine=tinycudann"]))
+        pictures = [render(g, View(deterministic=True)).image for g in (make(config()), other)]
+    finally:
+        tinycudann._found.cache_clear()
+        tinycudann._network.cache_clear()
+    assert "decoder.engine" in other.renderer() or not available()
+    assert not torch.equal(*pictures)
+    torch.testing.assert_close(*pictures, rtol=0, atol=2e-2)
+
+
+def test_half_precision_cannot_be_differentiated_twice() -> None:
+    with pytest.raises(ConfigError, match="no second derivatives"):
+        config().with_overrides(["decoder.engine=tinycudann", "model.loss_kwargs.pl_weight=2"])

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from epigraf.config import Config
-from epigraf.errors import CheckpointError
+from epigraf.errors import CheckpointError, ConfigError
 from epigraf.models import loading
-from epigraf.models.generator import Generator
+from epigraf.models.generator import Generator, View
 from epigraf.models.loading import (
     FORMAT,
     find_snapshot,
@@ -57,6 +59,20 @@ def test_a_file_and_its_folder_load_the_same(snapshot: Path) -> None:
     assert not any(p.requires_grad for p in by_file.generator.parameters())
 
 
+def test_overrides_change_how_a_model_is_looked_at(snapshot: Path) -> None:
+    changes = ["model.generator.test_ray_steps=9", "render.backend=ops", "dataset.camera.fov=8"]
+    changed = load(snapshot, overrides=changes)
+    assert changed.generator.render_options(View()).num_coarse == 9
+    assert changed.config.dataset.camera.fov == changed.generator.cfg.dataset.camera.fov == 8
+    assert changed.generator.renderer() == "ops (render.backend=ops)"
+    for change in ("dataset.cube_scale=1", "model.generator.w_dim=4", "training.seed=1"):
+        key = change.partition("=")[0]
+        with pytest.raises(ConfigError, match=rf"{key} cannot be changed .* render\.\*, model"):
+            load(snapshot, overrides=[change])
+    with pytest.raises(ConfigError, match=r"test_ray_steps: .*greater than or equal to 2"):
+        load(snapshot, overrides=["model.generator.test_ray_steps=1"])
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
 def test_truncated(snapshot: Path, keep: int) -> None:
     snapshot.write_bytes(snapshot.read_bytes()[:keep])
@@ -70,6 +86,56 @@ def test_damaged_tensors(snapshot: Path) -> None:
     snapshot.write_bytes(data)
     with pytest.raises(CheckpointError, match="damaged"):
         load(snapshot)
+
+
+@pytest.fixture(scope="module")
+def flippable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small snapshot with every kind of content."""
+    path = tmp_path_factory.mktemp("flips") / "network-snapshot-000001.safetensors"
+    header = {"config": {"name": "x"}, "counters": {"images_seen": 1500, "augment_p": 0.25}}
+    tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(4)}
+    write_snapshot(path, header, {"G": tensors, "optim_G": {"a.weight/step": torch.tensor(3.0)}})
+    return path
+
+
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    snapshot = read_snapshot(path)
+    groups = snapshot.header["checksums"]
+    return snapshot.header, {
+        f"{group}/{name}": tensor
+        for group in groups
+        for name, tensor in snapshot.tensors(group).items()
+    }
+
+
+@settings(max_examples=300, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_goes_unnoticed(flippable: Path, place: float, bit: int) -> None:
+    """Any one: the file is refused, or what is read is what was written (the bit was unused)."""
+    content = bytearray(flippable.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    flipped = flippable.with_name("flipped.safetensors")
+    flipped.write_bytes(content)
+    try:
+        header, tensors = _read(flipped)
+    except CheckpointError:
+        return
+    expected_header, expected = _read(flippable)
+    assert header == expected_header
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_a_changed_header_is_damaged(flippable: Path) -> None:
+    content = flippable.read_bytes()
+    assert content.count(b"1500") == 1
+    changed = flippable.with_name("changed.safetensors")
+    changed.write_bytes(content.replace(b"1500", b"1501"))
+    with pytest.raises(CheckpointError, match=r"its header is damaged \(wrong checksum\)"):
+        read_snapshot(changed)
+    changed.write_bytes(content.replace(b"G/a.weight/", b"G/b.weight/"))
+    with pytest.raises(CheckpointError, match=r"its list of tensors is damaged"):
+        read_snapshot(changed)
 
 
 def test_a_folder_falls_back_on_the_last_undamaged_snapshot(snapshot: Path) -> None:

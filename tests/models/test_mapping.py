@@ -101,6 +101,13 @@ def test_mean_pose_stands_in_for_a_missing_camera_in_evaluation() -> None:
         MappingNetwork(6, 0, 5, 2, camera=CameraEmbedding(True)).eval()(z)
 
 
+def test_a_camera_of_which_only_the_yaw_is_told() -> None:
+    embedding = CameraEmbedding(raw=True, yaw_only=True)
+    turns = embedding(angles((0.5, 1.0, 0.0), (0.5, 2.0, 0.0), (-0.25, 1.0, 0.0)))
+    tau = 2 * math.pi
+    torch.testing.assert_close(turns, torch.tensor([[0.5, 0], [0.5, 0], [-0.25, 0]]) / tau)
+
+
 def test_camera_embedding_is_periodic_and_odd_in_raw_form() -> None:
     embedding = CameraEmbedding(raw=True)
     y = embedding(angles((1.0, 2.0, 0.0), (1.0 - 2 * math.pi, -2.0, 5.0)))

@@ -11,18 +11,19 @@ from torch import Tensor
 
 from epigraf.config import Config
 from epigraf.models.backbone import NoiseMode
-from epigraf.models.generator import Generator, View
+from epigraf.models.generator import Generator
 from epigraf.models.sampling import (
     Truncation,
+    interpolate_latents,
     interpolate_styles,
     labels_for,
+    mix_styles,
     object_field,
-    render_views,
+    slerp,
+    styles_from_latents,
     styles_from_seeds,
     to_bytes,
 )
-from epigraf.rendering.draws import RandomDraws
-from epigraf.rendering.trajectories import circle, front_circle
 
 CLASSES = 3
 
@@ -91,45 +92,59 @@ def test_classes_that_are_not_there() -> None:
         labels_for(small(c_dim=0), [0], 0)
 
 
-def test_interpolation_is_a_loop_through_the_styles() -> None:
-    ws = torch.tensor([0.0, 1.0, 4.0]).reshape(3, 1, 1)
-    frames = interpolate_styles(ws, 4).flatten()
-    ease = [0.0, 5 / 32, 1 / 2, 27 / 32]  # 3 x^2 - 2 x^3 at 0, 1/4, 1/2, 3/4
-    expected = [a + e * (b - a) for a, b in ((0, 1), (1, 4), (4, 0)) for e in ease]
-    assert frames.tolist() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="steps must be at least 1"):
-        interpolate_styles(ws, 0)
+def test_slerp_is_the_formula() -> None:
+    a, b = np.array([3.0, 0.0, 0.0]), np.array([1.0, 2.0, 2.0])
+    angle = math.acos(float(a @ b) / 9)
+    for x in (0.0, 0.25, 1.0):
+        expected = (math.sin((1 - x) * angle) * a + math.sin(x * angle) * b) / math.sin(angle)
+        got = slerp(torch.tensor(a), torch.tensor(b), torch.tensor([x], dtype=torch.float64))
+        assert got.tolist() == pytest.approx(expected.tolist())
+        assert float(got.norm()) == pytest.approx(3)  # both have this length: so has every point
 
 
-def test_views_of_one_object_are_those_of_the_generator() -> None:
-    generator = small()
-    ws = styles_from_seeds(generator, [0])
-    cameras = front_circle(12.0, 3)
-    views = list(render_views(generator, ws, cameras, resolution=6))
-    assert len(views) == 3
-    for i, view in enumerate(views):
-        expected = generator.synthesis(
-            ws,
-            cameras.angles[i : i + 1].float(),
-            View(fov=float(cameras.fov[i]), resolution=6, deterministic=True),
-            noise_mode=NoiseMode.CONST,
-            draws=RandomDraws(99),
+def test_slerp_between_parallel_vectors_is_straight() -> None:
+    a = torch.tensor([1.0, 2.0])
+    for b in (2 * a, -a, a):
+        assert slerp(a, b, torch.tensor([0.25])).tolist() == pytest.approx(
+            (0.75 * a + 0.25 * b).tolist()
         )
-        assert view.image.shape == (1, 3, 6, 6)
-        assert torch.allclose(view.image, expected.image, atol=1e-5)
-        assert torch.allclose(view.depth, expected.depth, atol=1e-5)
 
 
-def test_a_style_for_each_camera() -> None:
+def test_styles_between_places_by_hand() -> None:
+    ws = torch.tensor([0.0, 1.0, 4.0]).reshape(3, 1, 1)
+    x = torch.tensor([0.0, 0.25, 1.0, 1.5, 2.0], dtype=torch.float64)
+    assert interpolate_styles(ws, x).flatten().tolist() == [0, 0.25, 1, 2.5, 4]
+    with pytest.raises(ValueError, match=r"must lie in \[0, 2\]"):
+        interpolate_styles(ws, torch.tensor([2.5]))
+
+
+def test_latents_between_seeds_start_and_end_at_them() -> None:
     generator = small()
-    ws = styles_from_seeds(generator, [0, 1])
-    cameras = circle(12.0, 2)
-    both = [view.image for view in render_views(generator, ws, cameras)]
-    for i in range(2):
-        alone = list(render_views(generator, ws[i : i + 1], cameras))[i].image
-        assert torch.equal(both[i], alone)
-    with pytest.raises(ValueError, match="1 or 3 styles, got 2"):
-        list(render_views(generator, ws, circle(12.0, 3)))
+    z = torch.cat([latent(seed) for seed in (1, 4)])
+    c = labels_for(generator, [1, 4], None)
+    x = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    ws = interpolate_latents(generator, z, c, x, Truncation(0.7))
+    ends = styles_from_seeds(generator, [1, 4], Truncation(0.7))
+    assert torch.allclose(ws[[0, 2]], ends, atol=1e-5)
+    middle = slerp(z[0], z[1], torch.tensor([0.5]))[None]
+    expected = styles_from_latents(generator, middle, c.mean(0)[None], Truncation(0.7))
+    assert torch.allclose(ws[1:2], expected, atol=1e-5)
+
+
+def test_a_blend_of_classes_is_pulled_towards_the_blend_of_their_means() -> None:
+    generator = small()
+    blend = torch.tensor([[0.25, 0.0, 0.75]])
+    z = torch.cat([latent(seed) for seed in range(256)])
+    means = [generator.mapping(z, c.expand(256, -1)).mean(0) for c in torch.eye(3)]
+    ws = styles_from_latents(generator, latent(7), blend, Truncation(0.0))
+    assert torch.allclose(ws[0], 0.25 * means[0] + 0.75 * means[2], atol=1e-5)
+
+
+def test_mixing_replaces_layers() -> None:
+    mixed = mix_styles(torch.zeros(4, 2), torch.ones(4, 2), range(1, 3))
+    assert mixed[:, 0].tolist() == [0, 1, 1, 0]
+    with pytest.raises(ValueError, match=r"layers must lie in 0\.\.3"):
+        mix_styles(torch.zeros(4, 2), torch.ones(4, 2), range(2, 5))
 
 
 def test_the_field_of_an_object_is_what_is_rendered() -> None:

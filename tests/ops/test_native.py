@@ -41,6 +41,19 @@ def test_backend_line_names_instructions_and_threads(native: None) -> None:
     assert "\n" not in line
 
 
+def test_the_loop_of_multiply_adds_by_hand(native: None) -> None:
+    """Chain c begins at c; x -> x / 2 + 1 / 4 moves it half of the way to 1/2."""
+    core = _native.core()
+    chains, widths = core.FMA_CHAINS, core.vector_widths()
+    assert widths[0] == 16
+    for width in widths:
+        for steps in (0, 1, 60):
+            expected = sum(0.5 + (c - 0.5) / 2**steps for c in range(chains)) * width / 4
+            assert core.fma_loop(width, steps, 2) == pytest.approx(2 * expected, rel=1e-6)
+    with pytest.raises(RuntimeError, match="no vectors of 8 bytes"):
+        core.fma_loop(8, 1, 1)
+
+
 def test_backend_line_of_a_device_without_code(native: None) -> None:
     assert backend_line("meta") == "reference (pure torch): epigraf._C has no code for meta"
 

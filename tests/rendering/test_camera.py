@@ -18,6 +18,7 @@ from epigraf.rendering.camera import (
     clamp_pitch,
     frustum_fits,
     minimal_cube_scale,
+    roll_cameras,
     sample_camera_angles,
 )
 from epigraf.rendering.draws import RandomDraws, ReplayDraws
@@ -45,6 +46,22 @@ def test_cam2world_of_the_camera_on_x() -> None:
     # On +x, looking along -x: right is -z (y up, right-handed), backward is +x.
     matrix = cam2world(torch.tensor([[0.0, HALF, 0.0]], dtype=torch.float64), 1.0)[0]
     expected = [[0, 0, 1, 1], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]]
+    torch.testing.assert_close(matrix, torch.tensor(expected).double(), atol=1e-12, rtol=0)
+
+
+def test_a_quarter_roll_turns_right_into_up() -> None:
+    matrix = cam2world(torch.tensor([[0.3, 1.2, 0.0]], dtype=torch.float64), 1.0)
+    rolled = roll_cameras(matrix, HALF)
+    torch.testing.assert_close(rolled[:, :, 0], matrix[:, :, 1], atol=1e-12, rtol=0)
+    torch.testing.assert_close(rolled[:, :, 1], -matrix[:, :, 0], atol=1e-12, rtol=0)
+    assert torch.equal(rolled[:, :, 2:], matrix[:, :, 2:])
+
+
+def test_cam2world_moves_with_its_target() -> None:
+    # From +z (yaw pi/2) at distance 2 of (1, -2, 3): stands at (1, -2, 5), right is +x.
+    angles = torch.tensor([[HALF, HALF, 0.0]], dtype=torch.float64)
+    matrix = cam2world(angles, 2.0, (1.0, -2.0, 3.0))[0]
+    expected = [[1, 0, 0, 1], [0, 1, 0, -2], [0, 0, 1, 5], [0, 0, 0, 1]]
     torch.testing.assert_close(matrix, torch.tensor(expected).double(), atol=1e-12, rtol=0)
 
 

@@ -42,6 +42,29 @@ def test_wiggle_and_line_and_points_by_hand() -> None:
     assert points.angles.tolist() == [[0.1, 1.5, 0], [-0.2, 1.5, 0]]
 
 
+def test_still_stays() -> None:
+    path = trajectories.still(12.0, 2, yaw=0.1, pitch=1.2, roll=0.3)
+    assert path.angles.tolist() == [[0.1, 1.2, 0.3]] * 2
+    assert path.fov.tolist() == [12.0, 12.0]
+
+
+def test_zoom_and_dolly_by_hand() -> None:
+    path = trajectories.move_lens(trajectories.still(90.0, 4), zoom=4.0, dolly=9.0, radius=2.0)
+    # sin^2 of 0, 45, 90, 135 degrees is 0, 1/2, 1, 1/2; tan(90 / 2) = 1 becomes 1, 1/2, 1/4, 1/2
+    assert torch.tan(torch.deg2rad(path.fov) / 2).tolist() == pytest.approx([1, 0.5, 0.25, 0.5])
+    assert path.radius is not None
+    assert path.radius.tolist() == pytest.approx([2, 2 / 3, 2 / 9, 2 / 3])
+
+
+def test_a_dolly_zoom_keeps_the_size_of_the_object() -> None:
+    path = trajectories.move_lens(trajectories.circle(30.0, 9), zoom=0.4, dolly=2.5, radius=1.0)
+    assert path.radius is not None
+    size = 1 / (path.radius * torch.tan(torch.deg2rad(path.fov) / 2))
+    torch.testing.assert_close(size, size[:1].expand(9))
+    with pytest.raises(ValueError, match="zoom and dolly must be positive, got 0 and 1"):
+        trajectories.move_lens(path, 0, 1, 1.0)
+
+
 @pytest.mark.parametrize("kind", list(PathKind))
 @pytest.mark.parametrize("frames", [1, 7])
 def test_every_kind_has_the_asked_number_of_valid_cameras(kind: PathKind, frames: int) -> None:
@@ -59,5 +82,7 @@ def test_errors_name_function_and_value() -> None:
         trajectories.points(12.0, [])
     with pytest.raises(ValueError, match=r"fov must have shape \[N\] = \[2\], got \[3\]"):
         CameraPath(torch.zeros(2, 3), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"radius must have shape \[N\] = \[2\], got \[1\]"):
+        CameraPath(torch.zeros(2, 3), torch.zeros(2), torch.zeros(1))
     with pytest.raises(ValueError, match=r"angles must be \[N, 3\], got \[2, 2\]"):
         CameraPath(torch.zeros(2, 2), torch.zeros(2))

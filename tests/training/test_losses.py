@@ -28,7 +28,7 @@ def test_r1_of_a_quadratic() -> None:
     x = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     a = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
     # D(x) = a sum x^2, so |grad|^2 = 4 a^2 sum x^2 and its derivative by a is 8 a sum x^2
-    penalty = losses.r1_penalty((a * x.square()).sum(dim=(1, 2, 3)), x)
+    penalty = losses.gradient_penalty((a * x.square()).sum(dim=(1, 2, 3)), x)
     squares = x.detach().square().sum(dim=(1, 2, 3))
     torch.testing.assert_close(penalty, 9.0 * squares)
     (gradient,) = torch.autograd.grad(penalty.sum(), a)

@@ -58,30 +58,6 @@ EPIGRAF_HD T importance_depth(const T* t, const T* cdf, int64_t samples, int64_t
   return bin_below + (u - cdf[below]) / width * (bin_above - bin_below);
 }
 
-// Depths [F], ascending, of ascending draws u [F]; cdf as `importance_cdf` leaves it.
-template <typename T>
-EPIGRAF_HD void importance_depths(const T* t, const T* cdf, int64_t samples, const T* u,
-                                  int64_t draws, T* depths) {
-  int64_t above = 0;
-  for (int64_t i = 0; i < draws; ++i) {
-    while (above < samples - 1 && cdf[above] < u[i]) ++above;
-    T depth = importance_depth(t, cdf, samples, above, u[i]);
-    if (i > 0 && depth < depths[i - 1]) depth = depths[i - 1];  // rounding at a bin's end
-    depths[i] = depth;
-  }
-}
-
-// Ascending insertion sort: rows of a few dozen, nearly sorted after `bucket_order`.
-template <typename T>
-EPIGRAF_HD void insertion_sort(T* values, int64_t count) {
-  for (int64_t i = 1; i < count; ++i) {
-    const T value = values[i];
-    int64_t k = i;
-    for (; k > 0 && value < values[k - 1]; --k) values[k] = values[k - 1];
-    values[k] = value;
-  }
-}
-
 // The order of depth: NaN after every number.
 template <typename T>
 EPIGRAF_HD bool depth_before(T a, T b) {

@@ -4,14 +4,18 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 #include "epigraf/composite.h"
 #include "epigraf/importance.h"
+#include "epigraf/occupancy.h"
 #include "epigraf/philox.h"
 #include "epigraf/rays.h"
 #include "epigraf/render.h"
 #include "epigraf/triplane.h"
+#include "epigraf/winograd.h"
 
 namespace epigraf {
 
@@ -154,6 +158,71 @@ struct PatchRays {
   T* directions;     // [B, R, 3], overwritten
 };
 
+// Grids [B] of G^3 cells from densities (occupancy 1-4).
+template <typename T>
+struct OccupancyBuild {
+  int64_t batch, resolution;
+  const T* corners;  // [B, G + 1, G + 1, G + 1]
+  const T* centres;  // [B, G, G, G]
+  T threshold;
+  uint32_t* dense;  // [B, G G G / 32], overwritten: before the dilation
+  uint32_t* words;  // [B, G G G / 32], overwritten
+};
+
+// Occupied intervals of rays (occupancy 6-8). Without offsets they are counted, with offsets (the
+// sums of the counts of the rays in front) they are written.
+template <typename T>
+struct OccupancyTraverse {
+  int64_t batch, rays, resolution;
+  T half_edge, step;       // step 0: whole intervals
+  const uint32_t* words;   // [B, G G G / 32]
+  const T* origins;        // [B, R, 3]
+  const T* directions;     // [B, R, 3]
+  const T* near;           // [B, R]
+  const T* far;            // [B, R]
+  const int64_t* offsets;  // [B, R], or null
+  int64_t* counts;         // [B, R], overwritten where there are no offsets
+  int64_t* ray_indices;    // [N]: b R + r
+  T* t_starts;             // [N]
+  T* t_ends;               // [N]
+};
+
+// Which points lie in occupied cells (occupancy 5).
+template <typename T>
+struct OccupancyLookup {
+  int64_t batch, points, resolution;
+  T half_edge;
+  const uint32_t* words;  // [B, G G G / 32]
+  const T* coords;        // [B, P, 3], world units
+  uint8_t* occupied;      // [B, P], 0 or 1, overwritten
+};
+
+template <typename T>
+EPIGRAF_HD OccupancySamples<T> samples_of_grid(const OccupancyBuild<T>& p, int64_t b) {
+  const int64_t n = p.resolution, m = n + 1;
+  return {n, p.corners + b * m * m * m, p.centres + b * n * n * n, p.threshold};
+}
+
+// Ray `index` of [B R]: counts its intervals, or writes them.
+template <typename T>
+EPIGRAF_HD void traverse_indexed_ray(const OccupancyTraverse<T>& p, int64_t index) {
+  const OccupancyCells<T> grid = {
+      p.resolution, p.words + index / p.rays * words_of_grid(p.resolution), p.half_edge};
+  const OccupancyRay<T> ray = {p.origins + 3 * index, p.directions + 3 * index, p.near[index],
+                               p.far[index]};
+  int64_t at = p.offsets ? p.offsets[index] : 0;
+  traverse_ray(grid, ray, [&](T start, T end) {
+    const int64_t pieces = pieces_of_interval(end - start, p.step);
+    for (int64_t k = 0; p.offsets && k < pieces; ++k) {
+      p.ray_indices[at + k] = index;
+      p.t_starts[at + k] = start + (end - start) * (T(k) / T(pieces));
+      p.t_ends[at + k] = k + 1 < pieces ? start + (end - start) * (T(k + 1) / T(pieces)) : end;
+    }
+    at += pieces;
+  });
+  if (!p.offsets) p.counts[index] = at;
+}
+
 template <typename T>
 EPIGRAF_HD PatchCamera<T> patch_camera(const PatchRays<T>& p, int64_t b) {
   PatchCamera<T> camera = {};
@@ -256,11 +325,24 @@ template <typename T>
 void patch_rays_cpu(const PatchRays<T>& params, int threads);
 template <typename T>
 void philox_fill_cpu(const PhiloxFill<T>& params, int threads);
+template <typename T>
+void occupancy_build_cpu(const OccupancyBuild<T>& params, int threads);
+template <typename T>
+void occupancy_traverse_cpu(const OccupancyTraverse<T>& params, int threads);
+template <typename T>
+void occupancy_lookup_cpu(const OccupancyLookup<T>& params, int threads);
+template <typename T>
+void winograd_cpu(const WinogradTiles<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
 // on the number of threads by rounding.
 template <typename T>
 void render_forward_cpu(const RenderForward<T>& params, int threads);
+// The planes behind the decoder's first layer, for RenderForward::projected: render_projected_size
+// elements for each batch element, in a layout of this processor's own.
+template <typename T>
+void render_project_cpu(const RenderField<T>& field, T* to, int threads);
+int64_t render_projected_size(const TriplaneShape& shape, int64_t units, bool is_double);
 template <typename T>
 void render_backward_cpu(const RenderBackward<T>& params, int threads);
 
@@ -273,6 +355,15 @@ void decoder_backward_cpu(const DecoderBackward<T>& params, int threads);
 const char* cpu_instruction_set();
 // Whether the module was compiled with OpenMP.
 bool cpu_has_openmp();
+
+// Bytes of the vectors that the code has clones for and this processor runs, ascending.
+std::vector<int> vector_widths();
+
+// Every thread takes `steps` steps of kFmaChains independent chains x -> x / 2 + 1 / 4 in float
+// vectors of `bytes`; returns the sum of all lanes, which tend to 1/2. Throws for a width that is
+// not among vector_widths().
+constexpr int kFmaChains = 12;
+double fma_loop(int bytes, int64_t steps, int threads);
 
 // CUDA: launch on the stream and return; std::runtime_error with CUDA's own message if the launch
 // fails. Compiled where EPIGRAF_WITH_CUDA is defined.
@@ -303,6 +394,12 @@ template <typename T>
 void patch_rays_cuda(const PatchRays<T>& params, Stream stream);
 template <typename T>
 void philox_fill_cuda(const PhiloxFill<T>& params, Stream stream);
+template <typename T>
+void occupancy_build_cuda(const OccupancyBuild<T>& params, Stream stream);
+template <typename T>
+void occupancy_traverse_cuda(const OccupancyTraverse<T>& params, Stream stream);
+template <typename T>
+void occupancy_lookup_cuda(const OccupancyLookup<T>& params, Stream stream);
 
 // Number of devices that CUDA sees (0 without a driver); csrc/cuda/device.cu.
 int cuda_device_count();

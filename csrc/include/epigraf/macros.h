@@ -10,15 +10,18 @@
 #define EPIGRAF_HD inline
 #endif
 
-// The channel loops have independent iterations, or only add up `sum`; this tells the vectoriser
-// so.
+// The channel loops have independent iterations, or only add up `sum` or `any`; this tells the
+// vectoriser so.
 #if defined(__CUDACC__)
 #define EPIGRAF_SIMD
 #define EPIGRAF_SIMD_SUM
+#define EPIGRAF_SIMD_ANY
 #elif defined(_OPENMP) || defined(EPIGRAF_OPENMP_SIMD)
 #define EPIGRAF_SIMD _Pragma("omp simd")
 #define EPIGRAF_SIMD_SUM _Pragma("omp simd reduction(+ : sum)")
+#define EPIGRAF_SIMD_ANY _Pragma("omp simd reduction(| : any)")
 #else
 #define EPIGRAF_SIMD
 #define EPIGRAF_SIMD_SUM
+#define EPIGRAF_SIMD_ANY
 #endif

@@ -10,6 +10,7 @@
 #include "epigraf/composite.h"
 #include "epigraf/importance.h"
 #include "epigraf/macros.h"
+#include "epigraf/occupancy.h"
 #include "epigraf/philox.h"
 #include "epigraf/triplane.h"
 
@@ -48,7 +49,7 @@ struct RenderMarch {
   bool relu;             // instead of softplus
   bool finite_interval;  // the last interval ends at `far`; else it is last_delta long
   bool last_back;
-  T early_stop_eps;  // of the final pass, on a CPU (composite 10); 0 where there will be gradients
+  T early_stop_eps;  // of the final pass (composite 10); 0 where there will be gradients
 };
 
 // Streams of a seed (philox 2), one for each kind of random number.
@@ -93,11 +94,13 @@ struct RenderForward {
   RenderField<T> field;
   RenderMarch<T> march;
   RenderRays<T> rays;
-  T* features;       // [B, R, 3]
-  T* depth;          // [B, R]
-  T* opacity;        // [B, R], before the last_back edit
-  T* transmittance;  // [B, R], of the last sample
-  T* saved;          // [B, R, kSaved, N]: colours, raw density with its prior, t; or null
+  T* features;             // [B, R, 3]
+  T* depth;                // [B, R]
+  T* opacity;              // [B, R], before the last_back edit
+  T* transmittance;        // [B, R], of the last sample
+  T* saved;                // [B, R, kSaved, N]: colours, raw density with its prior, t; or null
+  OccupancyCells<T> grid;  // of all batch elements, or without words: nothing is known to be empty
+  const T* projected;      // planes behind the first layer (render_project), on a CPU; or null
 };
 
 // Gradients of the four outputs (null: zero). grad_planes (dense [B, 3, H, W, C], in the shape's

@@ -28,7 +28,7 @@ from epigraf.training.passes import (
     fresh_fakes,
     generator_pass,
     path_length_pass,
-    r1_pass,
+    penalty_pass,
 )
 from epigraf.training.schedules import Schedule, schedule_at
 from epigraf.training.state import State, build_state
@@ -138,14 +138,15 @@ def run_phase(
     passes: list[Pass] = []
     for name in _PASSES[phase]:
         if name == "Gmain":
-            passes.append(generator_pass(state, inputs.fakes, schedule, gain)[0])
+            done, _ = generator_pass(state, inputs.fakes, inputs.reals, schedule, gain)
+            passes.append(done)
         elif name == "Greg" and state.cfg.model.loss_kwargs.pl_weight > 0:
             passes.append(path_length_pass(state, inputs.fakes, schedule, gain))
         elif name == "Dmain":
             fakes = fresh_fakes(state, inputs.fakes, schedule)
             passes.append(discriminator_pass(state, fakes, inputs.reals, schedule, gain))
         elif name == "Dreg" and state.cfg.gamma > 0:
-            passes.append(r1_pass(state, inputs.reals, schedule, gain))
+            passes.append(penalty_pass(state, inputs.reals, schedule, gain))
     return passes
 
 

@@ -1,0 +1,205 @@
+// 3x3 convolutions with fewer multiplications (docs/math/winograd.md, cited as "(winograd n)").
+//
+// Pictures become points: a window of pixels is taken, row by row and column by column, to the
+// values of a polynomial product at a few points, where the convolution is one multiplication a
+// point; a tile of pixels is interpolated from the products. All of it a channel at a time. V is a
+// number or a vector of them, T the number.
+#pragma once
+
+#include <cstdint>
+
+#include "epigraf/macros.h"
+
+namespace epigraf {
+
+// The points 0, +-2/3, +-3/2, infinity of stride 1, and +-1/2, +-3/2, infinity of stride 2: of
+// those tried, the ones whose float32 results are nearest to exact ones (winograd 3).
+template <typename T>
+struct NearPoints {
+  static constexpr T a = T(2) / T(3), b = T(3) / T(2);
+};
+template <typename T>
+struct FarPoints {
+  static constexpr T a = T(1) / T(2), b = T(3) / T(2);
+};
+
+// Four pixels from the sums and differences of the values at +-a and +-b; `last` at infinity.
+template <typename Points, typename V>
+EPIGRAF_HD void pixels_of_pairs(const V* at, V zero, V last, V* pixels) {
+  const auto a = Points::a, b = Points::b;
+  const V sum_a = at[0] + at[1], difference_a = at[0] - at[1];
+  const V sum_b = at[2] + at[3], difference_b = at[2] - at[3];
+  pixels[0] = zero + sum_a + sum_b;
+  pixels[1] = difference_a * a + difference_b * b;
+  pixels[2] = sum_a * (a * a) + sum_b * (b * b);
+  pixels[3] = difference_a * (a * a * a) + difference_b * (b * b * b) + last;
+}
+
+// Its adjoint: the values at +-a and +-b of the polynomial whose coefficients are the pixels.
+template <typename Points, typename V>
+EPIGRAF_HD void pairs_of_pixels(const V* pixels, V* at) {
+  const auto a = Points::a, b = Points::b;
+  const V even_a = pixels[0] + pixels[2] * (a * a);
+  const V odd_a = (pixels[1] + pixels[3] * (a * a)) * a;
+  const V even_b = pixels[0] + pixels[2] * (b * b);
+  const V odd_b = (pixels[1] + pixels[3] * (b * b)) * b;
+  at[0] = even_a + odd_a;
+  at[1] = even_a - odd_a;
+  at[2] = even_b + odd_b;
+  at[3] = even_b - odd_b;
+}
+
+// (winograd 4): a window of 5 to the 5 points of stride 2.
+template <typename T, typename V>
+EPIGRAF_HD void five_points(const V* d, V* points) {
+  constexpr T a = FarPoints<T>::a, b = FarPoints<T>::b;
+  const V u_a = d[3] - d[1] * (b * b), v_a = (d[2] - d[0] * (b * b)) * a;
+  const V u_b = d[3] - d[1] * (a * a), v_b = (d[2] - d[0] * (a * a)) * b;
+  points[0] = u_a + v_a;
+  points[1] = u_a - v_a;
+  points[2] = u_b + v_b;
+  points[3] = u_b - v_b;
+  points[4] = d[0] * (a * a * b * b) - d[2] * (a * a + b * b) + d[4];
+}
+
+// The transforms of one row or column. Those to points read a window of kPixels, the next one kStep
+// further; the one from points writes a tile.
+
+// (winograd 1): what a convolution with stride 1 reads.
+template <typename T>
+struct Stride1Input {
+  static constexpr int kPixels = 6, kPoints = 6, kStep = 4;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* d, V* points) {
+    constexpr T a = NearPoints<T>::a, b = NearPoints<T>::b;
+    const V u_a = d[4] - d[2] * (b * b), v_a = (d[3] - d[1] * (b * b)) * a;
+    const V u_b = d[4] - d[2] * (a * a), v_b = (d[3] - d[1] * (a * a)) * b;
+    points[0] = d[0] * (a * a * b * b) - d[2] * (a * a + b * b) + d[4];
+    points[1] = u_a + v_a;
+    points[2] = u_a - v_a;
+    points[3] = u_b + v_b;
+    points[4] = u_b - v_b;
+    points[5] = d[1] * (a * a * b * b) - d[3] * (a * a + b * b) + d[5];
+  }
+};
+
+// (winograd 2): ... and what it writes,
+template <typename T>
+struct Stride1Output {
+  static constexpr int kPixels = 4, kPoints = 6, kStep = 4;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* points, V* pixels) {
+    pixels_of_pairs<NearPoints<T>>(points + 1, points[0], points[5], pixels);
+  }
+};
+
+// ... and the adjoint of that.
+template <typename T>
+struct Stride1OutputAdjoint {
+  static constexpr int kPixels = 4, kPoints = 6, kStep = 4;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* pixels, V* points) {
+    points[0] = pixels[0];
+    pairs_of_pixels<NearPoints<T>>(pixels, points + 1);
+    points[5] = pixels[3];
+  }
+};
+
+// (winograd 5): what a convolution with stride 2 reads. Even pixels meet the outer taps, at five
+// points; odd pixels meet the tap in the middle, each by itself.
+template <typename T>
+struct Stride2Input {
+  static constexpr int kPixels = 9, kPoints = 9, kStep = 8;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* d, V* points) {
+    const V even[5] = {d[0], d[2], d[4], d[6], d[8]};
+    five_points<T>(even, points);
+    for (int i = 0; i < 4; ++i) points[5 + i] = d[2 * i + 1];
+  }
+};
+
+// (winograd 6): ... and the adjoint of what it writes.
+template <typename T>
+struct Stride2OutputAdjoint {
+  static constexpr int kPixels = 4, kPoints = 9, kStep = 4;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* pixels, V* points) {
+    pairs_of_pixels<FarPoints<T>>(pixels, points);
+    points[4] = pixels[3];
+    for (int i = 0; i < 4; ++i) points[5 + i] = pixels[i];
+  }
+};
+
+// The place of point (i, j) among all. With stride 2 those that share a weight are neighbours:
+// (even, even), then (even, odd), (odd, even) and (odd, odd), the odd ones innermost (winograd 7).
+template <int kPoints>
+EPIGRAF_HD constexpr int point_place(int i, int j) {
+  if (kPoints == 6) return i * 6 + j;
+  if (i < 5) return j < 5 ? i * 5 + j : 25 + i * 4 + (j - 5);
+  return j < 5 ? 45 + j * 4 + (i - 5) : 65 + (i - 5) * 4 + (j - 5);
+}
+
+// Pixels [kPixels, kPixels] to points [kPoints, kPoints], by rows, then by columns; both dense.
+template <typename Transform, typename V>
+EPIGRAF_HD void square_to_points(const V* pixels, V* points) {
+  constexpr int m = Transform::kPixels, n = Transform::kPoints;
+  V rows[n * m];  // transposed: [point, row]
+  for (int i = 0; i < m; ++i) {
+    V line[n];
+    Transform::apply(pixels + i * m, line);
+    for (int j = 0; j < n; ++j) rows[j * m + i] = line[j];
+  }
+  for (int j = 0; j < n; ++j) {
+    V line[n];
+    Transform::apply(rows + j * m, line);
+    for (int i = 0; i < n; ++i) points[point_place<n>(i, j)] = line[i];
+  }
+}
+
+template <typename Transform, typename V>
+EPIGRAF_HD void square_from_points(const V* points, V* pixels) {
+  constexpr int m = Transform::kPixels, n = Transform::kPoints;
+  V columns[m * n];  // [row, point]
+  for (int j = 0; j < n; ++j) {
+    V line[n], column[m];
+    for (int i = 0; i < n; ++i) line[i] = points[point_place<n>(i, j)];
+    Transform::apply(line, column);
+    for (int i = 0; i < m; ++i) columns[i * n + j] = column[i];
+  }
+  for (int i = 0; i < m; ++i) Transform::apply(columns + i * n, pixels + i * m);
+}
+
+// Which of the transforms, in the order of the structs above.
+enum class WinogradTransform : int {
+  stride1_input,
+  stride1_output,
+  stride1_output_adjoint,
+  stride2_input,
+  stride2_output_adjoint,
+};
+
+// A picture with its channels last, and a run of its tiles as points.
+template <typename T>
+struct WinogradTiles {
+  WinogradTransform transform;
+  int64_t height, width, channels;
+  int64_t tile_rows, tile_columns;  // of a picture
+  int64_t padding;                  // by which a window begins before the picture
+  int64_t first, count;             // the run of tiles, counted over the batch
+  T* pixels;                        // [B, H, W, C]; written where the transform is an output
+  T* points;                        // [points, count, C]
+};
+
+// Where a tile begins.
+struct TilePlace {
+  int64_t batch, row, column;
+};
+
+template <typename Transform, typename T>
+EPIGRAF_HD TilePlace tile_place(const WinogradTiles<T>& p, int64_t tile) {
+  const int64_t area = p.tile_rows * p.tile_columns, within = tile % area;
+  return {tile / area, within / p.tile_columns * Transform::kStep - p.padding,
+          within % p.tile_columns * Transform::kStep - p.padding};
+}
+
+}  // namespace epigraf

@@ -1,0 +1,147 @@
+// Winograd's transforms: products at the points are the convolution, and adjoints are adjoints.
+#include "check.h"
+#include "epigraf/launch.h"
+#include "random_values.h"
+
+using namespace epigraf;
+
+namespace {
+
+constexpr int64_t kBatch = 2, kHeight = 9, kWidth = 6, kChannels = 19;  // not whole tiles, vectors
+
+// Values of a kernel of `taps` at the finite points, over the product of their distances; its last
+// tap at infinity.
+std::vector<double> kernel_values(const std::vector<double>& points, const double* kernel,
+                                  int taps) {
+  std::vector<double> values;
+  for (const double p : points) {
+    double value = 0, distances = 1;
+    for (int k = taps - 1; k >= 0; --k) value = value * p + kernel[k];
+    for (const double q : points) distances *= p == q ? 1 : p - q;
+    values.push_back(value / distances);
+  }
+  values.push_back(kernel[taps - 1]);
+  return values;
+}
+
+// The values of three taps at the points of stride 1, or of stride 2: outer taps at five points,
+// the middle tap for each of four odd pixels.
+std::vector<double> line_values(const double* kernel, int stride) {
+  if (stride == 1) return kernel_values({0, 2.0 / 3, -2.0 / 3, 1.5, -1.5}, kernel, 3);
+  const double outer[2] = {kernel[0], kernel[2]};
+  std::vector<double> values = kernel_values({0.5, -0.5, 1.5, -1.5}, outer, 2);
+  values.insert(values.end(), 4, kernel[1]);
+  return values;
+}
+
+template <template <typename> class Transform, typename T>
+std::vector<T> applied(const std::vector<T>& from, size_t count) {
+  std::vector<T> to(count);
+  Transform<T>::apply(from.data(), to.data());
+  return to;
+}
+
+struct Tiles {
+  int64_t rows, columns;
+  int64_t count() const { return kBatch * rows * columns; }
+};
+
+template <typename T>
+void transform(WinogradTransform kind, Tiles tiles, int64_t padding, int64_t first, int64_t count,
+               int threads, std::vector<T>& pixels, std::vector<T>& points) {
+  winograd_cpu(WinogradTiles<T>{kind, kHeight, kWidth, kChannels, tiles.rows, tiles.columns,
+                                padding, first, count, pixels.data(), points.data()},
+               threads);
+}
+
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+}  // namespace
+
+TEST(a_line_of_stride_1_is_a_convolution) {
+  const auto d = random_values<double>(6, -1, 1, 1), kernel = random_values<double>(3, -1, 1, 2);
+  auto products = applied<Stride1Input>(d, 6);
+  const auto values = line_values(kernel.data(), 1);
+  for (int i = 0; i < 6; ++i) products[i] *= values[i];
+  const auto y = applied<Stride1Output>(products, 4);
+  for (int i = 0; i < 4; ++i)
+    CHECK_NEAR(y[i], kernel[0] * d[i] + kernel[1] * d[i + 1] + kernel[2] * d[i + 2], 1e-13);
+}
+
+TEST(the_output_of_stride_1_and_its_adjoint) {
+  const auto points = random_values<double>(6, -1, 1, 3),
+             pixels = random_values<double>(4, -1, 1, 4);
+  CHECK_NEAR(dot(applied<Stride1Output>(points, 4), pixels),
+             dot(points, applied<Stride1OutputAdjoint>(pixels, 6)), 1e-13);
+}
+
+// sum_i y_i (conv d)_i = sum over points of adjoint(y) values(kernel) input(d), for any kernel.
+TEST(a_line_of_stride_2_is_a_convolution) {
+  const auto d = random_values<double>(9, -1, 1, 5), kernel = random_values<double>(3, -1, 1, 6);
+  const auto y = random_values<double>(4, -1, 1, 7);
+  const auto of_d = applied<Stride2Input>(d, 9), of_y = applied<Stride2OutputAdjoint>(y, 9);
+  const auto values = line_values(kernel.data(), 2);
+  double sum = 0, expected = 0;
+  for (int i = 0; i < 9; ++i) sum += of_d[i] * of_y[i] * values[i];
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < 3; ++k) expected += y[i] * kernel[k] * d[2 * i + k];
+  CHECK_NEAR(sum, expected, 1e-13);
+}
+
+TEST(points_have_places_of_their_own) {
+  std::vector<int> taken(81);
+  for (int i = 0; i < 9; ++i)
+    for (int j = 0; j < 9; ++j) ++taken[point_place<9>(i, j)];
+  for (const int times : taken) CHECK_EQUAL(times, 1);
+  CHECK_EQUAL(point_place<6>(2, 3), 15);
+}
+
+// Rows then columns of a tile that hangs over the border, channel by channel.
+TEST(tiles_are_windows_with_zeros_outside) {
+  const Tiles tiles{3, 2};
+  auto pixels = random_values<double>(kBatch * kHeight * kWidth * kChannels, -1, 1, 8);
+  std::vector<double> points(36 * tiles.count() * kChannels);
+  transform(WinogradTransform::stride1_input, tiles, 1, 0, tiles.count(), 2, pixels, points);
+  const int64_t batch = 1, row = 2, column = 1, channel = 17;
+  std::vector<double> lines[6];
+  for (int64_t i = 0; i < 6; ++i) {
+    std::vector<double> d(6);
+    for (int64_t j = 0; j < 6; ++j) {
+      const int64_t y = 4 * row - 1 + i, x = 4 * column - 1 + j;
+      if (y < kHeight && x < kWidth)
+        d[j] = pixels[((batch * kHeight + y) * kWidth + x) * kChannels + channel];
+    }
+    lines[i] = applied<Stride1Input>(d, 6);
+  }
+  const int64_t tile = (batch * tiles.rows + row) * tiles.columns + column;
+  for (int j = 0; j < 6; ++j) {
+    std::vector<double> d(6);
+    for (int i = 0; i < 6; ++i) d[i] = lines[i][j];
+    const auto expected = applied<Stride1Input>(d, 6);
+    for (int i = 0; i < 6; ++i)
+      CHECK_NEAR(points[((i * 6 + j) * tiles.count() + tile) * kChannels + channel], expected[i],
+                 1e-13);
+  }
+}
+
+TEST(runs_of_tiles_and_threads_change_nothing) {
+  const Tiles tiles{3, 2};
+  const int64_t half = 5, rest = tiles.count() - half;
+  auto points = random_values<float>(36 * tiles.count() * kChannels, -1, 1, 9);
+  std::vector<float> whole(kBatch * kHeight * kWidth * kChannels, 7), parts = whole;
+  transform(WinogradTransform::stride1_output, tiles, 0, 0, tiles.count(), 1, whole, points);
+  std::vector<float> some(36 * half * kChannels), others(36 * rest * kChannels);
+  for (int64_t k = 0; k < 36; ++k) {
+    const auto at = points.begin() + k * tiles.count() * kChannels;
+    std::copy(at, at + half * kChannels, some.begin() + k * half * kChannels);
+    std::copy(at + half * kChannels, at + tiles.count() * kChannels,
+              others.begin() + k * rest * kChannels);
+  }
+  transform(WinogradTransform::stride1_output, tiles, 0, half, rest, 2, parts, others);
+  transform(WinogradTransform::stride1_output, tiles, 0, 0, half, 2, parts, some);
+  for (size_t i = 0; i < whole.size(); ++i) CHECK_EQUAL(parts[i], whole[i]);
+}

@@ -1,0 +1,182 @@
+"""Winograd's convolutions against direct ones, in values and derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from epigraf.models import convolution
+from epigraf.models.convolution import conv2d, leaky_clamp_
+from epigraf.ops import available, use_reference
+from epigraf.ops.winograd import runs_winograd, winograd, winograd_input, winograd_weight
+
+pytestmark = pytest.mark.skipif(not available(), reason="no native core")
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture
+def _everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions of any size take this way."""
+    monkeypatch.setattr(convolution, "WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(convolution, "WINOGRAD_TILES", 1)
+
+
+def test_a_box_counts_the_pixels_under_it() -> None:
+    ones = torch.ones(1, 1, 5, 6, dtype=torch.float64)
+    y = winograd(ones, torch.ones(1, 1, 3, 3, dtype=torch.float64), padding=1)
+    rows, columns = torch.tensor([2.0, 3, 3, 3, 2]), torch.tensor([2.0, 3, 3, 3, 3, 2])
+    expected = torch.outer(rows, columns).double()
+    torch.testing.assert_close(y[0, 0], expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("tap", [(0, 0), (1, 1), (2, 0), (1, 2)])
+def test_a_single_tap_moves_the_picture(tap: tuple[int, int]) -> None:
+    x, weight = normal(1, 1, 9, 9), torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    weight[0, 0, tap[0], tap[1]] = 1
+    expected = F.pad(x, (1, 1, 1, 1))[:, :, tap[0] : tap[0] + 9, tap[1] : tap[1] + 9]
+    torch.testing.assert_close(winograd(x, weight, padding=1), expected, rtol=0, atol=1e-13)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(0, 3),
+    channels=st.tuples(st.sampled_from([1, 2, 31, 33]), st.sampled_from([1, 3, 16, 33])),
+    size=st.tuples(st.integers(3, 14), st.integers(3, 14)),
+    padding=st.integers(0, 2),
+    channels_last=st.booleans(),
+)
+def test_equals_the_direct_convolution(batch, channels, size, padding, channels_last) -> None:
+    x, weight = normal(batch, channels[0], *size), normal(channels[1], channels[0], 3, 3, seed=1)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    expected = F.conv2d(x, weight, padding=padding)
+    y = winograd(x, weight, padding=padding)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(0, 3),
+    channels=st.tuples(st.sampled_from([1, 2, 17, 33]), st.sampled_from([1, 3, 16])),
+    size=st.tuples(st.integers(3, 14), st.integers(3, 14)),
+    padding=st.integers(0, 1),
+    stride=st.sampled_from([1, 2]),
+)
+def test_adjoints_are_those_of_torch(batch, channels, size, padding, stride) -> None:
+    x, weight = normal(batch, channels[0], *size), normal(channels[1], channels[0], 3, 3, seed=1)
+    x.requires_grad_(), weight.requires_grad_()
+    y = F.conv2d(x, weight, stride=stride, padding=padding)
+    grad_y = normal(*y.shape, seed=2)
+    grad_x, grad_w = torch.autograd.grad(y, [x, weight], grad_y)
+    got = winograd_weight(grad_y, x.detach(), stride=stride, padding=padding)
+    torch.testing.assert_close(got, grad_w, rtol=1e-12, atol=1e-12)
+    if stride == 1:
+        got = winograd_input(grad_y, weight.detach(), size, padding=padding)
+        torch.testing.assert_close(got, grad_x, rtol=1e-12, atol=1e-12)
+
+
+def test_windows_may_begin_inside_of_the_picture() -> None:
+    y, weight = normal(1, 3, 12, 11), normal(3, 2, 3, 3, seed=1)
+    expected = F.conv_transpose2d(y, weight, padding=3)
+    got = winograd_input(y, weight, (8, 7), padding=3)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_many_tiles_go_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("epigraf.ops.winograd._CHUNK_BYTES", 1)
+    monkeypatch.setattr("epigraf.ops.winograd._LEAST_TILES", 5)
+    x, weight = normal(2, 3, 18, 13), normal(4, 3, 3, 3, seed=1)
+    expected = F.conv2d(x, weight, padding=1)
+    torch.testing.assert_close(winograd(x, weight, padding=1), expected, rtol=1e-12, atol=1e-12)
+    got = winograd_weight(expected, x, padding=1)
+    direct = torch.nn.grad.conv2d_weight(x, weight.shape, expected, padding=1)
+    torch.testing.assert_close(got, direct, rtol=1e-12, atol=1e-11)
+
+
+def test_float32_rounds_a_few_times_as_much_as_a_direct_sum() -> None:
+    x, weight = normal(2, 64, 16, 16), normal(64, 64, 3, 3, seed=1)
+    exact = F.conv2d(x, weight, padding=1)
+    scale = float(exact.std())
+
+    def error(y: Tensor) -> float:
+        return float((y.double() - exact).std()) / scale
+
+    assert error(winograd(x.float(), weight.float(), padding=1)) < 3e-6
+    assert error(F.conv2d(x.float(), weight.float(), padding=1)) < 5e-7
+    exact_weight = torch.nn.grad.conv2d_weight(x, weight.shape, exact, padding=1)
+    got = winograd_weight(exact.float(), x.float(), padding=1)
+    assert float((got - exact_weight).std() / exact_weight.std()) < 3e-6
+
+
+def test_two_runs_are_bit_equal() -> None:
+    x, weight = normal(2, 33, 21, 9, dtype=torch.float32), normal(31, 33, 3, 3).float()
+    y = winograd(x, weight, padding=1)
+    assert torch.equal(y, winograd(x, weight, padding=1))
+    assert torch.equal(winograd_weight(y, x, padding=1), winograd_weight(y, x, padding=1))
+
+
+def test_a_pixel_that_is_not_finite_spoils_the_tiles_that_read_it_and_no_other() -> None:
+    x, weight = normal(1, 2, 16, 16), normal(3, 2, 3, 3, seed=1)
+    x[0, 0, 5, 5] = float("nan")
+    y = winograd(x, weight, padding=1)
+    assert y[:, :, 4:8, 4:8].isnan().all()
+    assert y[:, :, 8:, :].isfinite().all()
+    assert y[:, :, :, 8:].isfinite().all()
+
+
+@pytest.mark.usefixtures("_everywhere")
+def test_derivatives_of_layers_that_take_this_way() -> None:
+    x, weight, bias = normal(1, 2, 6, 5), normal(3, 2, 3, 3, seed=1), normal(3, seed=2)
+    inputs = [t.requires_grad_() for t in (x, weight, bias)]
+
+    def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return leaky_clamp_(conv2d(x, weight, bias, padding=1), 0.2, 4.0)
+
+    assert gradcheck(layer, inputs)
+    assert gradgradcheck(layer, inputs)
+    x = normal(1, 2, 7, 7).requires_grad_()
+    assert gradcheck(lambda x, w: conv2d(x, w, stride=2), (x, weight))
+    assert gradgradcheck(lambda x, w: conv2d(x, w, stride=2), (x, weight))
+
+
+def test_only_large_convolutions_take_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(convolution, "winograd", lambda x, w, padding: taken.append(x.shape) or x)
+    few, many = normal(1, 8, 32, 32).float(), normal(1, 64, 32, 32).float()
+    conv2d(few, normal(8, 8, 3, 3).float(), padding=1)
+    conv2d(many, normal(64, 64, 3, 3).float(), padding=1, stride=2)
+    with use_reference():
+        conv2d(many, normal(64, 64, 3, 3).float(), padding=1)
+    assert taken == []
+    conv2d(many, normal(64, 64, 3, 3).float(), padding=1)
+    assert len(taken) == 1
+
+
+def test_mistakes_are_named() -> None:
+    x, weight = normal(1, 2, 8, 8), normal(3, 2, 3, 3)
+    with pytest.raises(
+        ValueError, match=r"winograd: x must have shape \[B, 2, H, W\], got \[2, 8, 8"
+    ):
+        winograd(x[0], weight)
+    with pytest.raises(ValueError, match=r"winograd: weight must have shape \[O, I, 3, 3\], got"):
+        winograd(x, weight[..., :2])
+    with pytest.raises(TypeError, match=r"winograd: weight must have the dtype of x"):
+        winograd(x, weight.float())
+    with pytest.raises(ValueError, match=r"winograd_weight: stride must be 1 or 2, got 3"):
+        winograd_weight(x, x, stride=3)
+    with pytest.raises(
+        ValueError, match=r"winograd_weight: y must have shape \[B, O, H', W'\] = \[1, 3, 6, 6\]"
+    ):
+        winograd_weight(normal(1, 3, 8, 8), x)
+    with pytest.raises(ValueError, match=r"winograd: needs the native core, float32 or float64"):
+        winograd(x.half(), weight.half())
+    assert not runs_winograd(x.half())

@@ -111,7 +111,9 @@ def _count(number: int, what: str) -> str:
 
 def quality(mesh: Mesh) -> Quality:
     """Count what can be wrong with a mesh. Watertight: every edge has two faces (or an even number,
-    at non-manifold edges), which run through it in opposite directions."""
+    at non-manifold edges), which run through it in opposite directions. Vertices that an atlas has
+    doubled count once."""
+    mesh = _welded(mesh) if mesh.uv is not None else mesh
     faces = mesh.faces.astype(np.int64)
     ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     forward = np.where(ends[:, 0] < ends[:, 1], 1, -1)
@@ -134,6 +136,13 @@ def quality(mesh: Mesh) -> Quality:
         holes=_loops(border // len(mesh.vertices), border % len(mesh.vertices)),
         non_manifold=non_manifold,
     )
+
+
+def _welded(mesh: Mesh) -> Mesh:
+    """Without texture, vertices of one place made one."""
+    places, same = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    faces = same.reshape(-1)[mesh.faces].astype(mesh.faces.dtype)
+    return Mesh(places, faces, np.zeros_like(places))
 
 
 def _loops(here: np.ndarray, there: np.ndarray) -> int:

@@ -162,7 +162,9 @@ def _colored(
 ) -> Mesh:
     """With vertex colours, or with a texture instead of them."""
     rays = color_rays(cfg, COLOR_REACH * float(lattice.spacing.max()))
-    cameras = camera_origins(spread_angles(cfg, 2 * VIEWS), cfg.dataset.camera.radius)
+    camera = cfg.dataset.camera
+    cameras = camera_origins(spread_angles(cfg, 2 * VIEWS), camera.radius)
+    cameras = cameras + torch.tensor(camera.target)
 
     def paint(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         if options.average:

@@ -20,9 +20,7 @@ POINTS = 100_000
 THRESHOLD = 0.01  # of the diagonal of the true mesh's box
 
 
-def check_mesh(
-    mesh: Mesh, loaded: LoadedModel, ws: Tensor, field: ObjectField, path: Path
-) -> str:
+def check_mesh(mesh: Mesh, loaded: LoadedModel, ws: Tensor, field: ObjectField, path: Path) -> str:
     """Compare from held-out cameras and write the contact sheet beside `path`: a column a view;
     volume, mesh, and where the mesh is nearer (blue) or further (red)."""
     side = max(loaded.config.dataset.resolution, SMALLEST)
@@ -56,7 +54,7 @@ def measure_against(mesh: Mesh, path: Path) -> str:
     import trimesh
 
     try:
-        truth = trimesh.load(path, force="mesh", process=False)
+        truth = trimesh.load_mesh(path, process=False)
         theirs = surface_points(np.asarray(truth.vertices), np.asarray(truth.faces), POINTS)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise EpigrafError(f"--against {path}: not a mesh that trimesh reads ({error})") from None

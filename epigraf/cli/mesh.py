@@ -220,9 +220,7 @@ class Object:
         return f"{weights.hexdigest()} {lattice} {self.loaded.config.to_dict()}"
 
 
-def _take_home(
-    thing: Object, options: MeshOptions, check: bool, against: Path | None
-) -> str:
+def _take_home(thing: Object, options: MeshOptions, check: bool, against: Path | None) -> str:
     """Write the object and say in a few words what it is."""
     from epigraf.geometry.clean import quality
     from epigraf.geometry.export import save_mesh

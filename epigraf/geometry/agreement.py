@@ -81,7 +81,9 @@ def spread_angles(cfg: Config, views: int, turn: float = 0.0) -> Tensor:
 def view_rays(cfg: Config, angles: Tensor, side: int) -> Rays:
     """Rays [V, side^2, 3] of cameras at angles [V, 3]."""
     camera = cfg.dataset.camera
-    return patch_rays(cam2world(clamp_pitch(angles), camera.radius, camera.target), side, side, camera.fov)
+    return patch_rays(
+        cam2world(clamp_pitch(angles), camera.radius, camera.target), side, side, camera.fov
+    )
 
 
 def densities_along(

@@ -4,12 +4,12 @@ A block is a box of cells. Its densities are evaluated with the border that it s
 neighbours, marching cubes runs on it alone, and every vertex is named by the lattice edge that it
 lies on: vertices of neighbouring blocks are the same where their edges are, and their places are
 computed from the two densities of that edge. Densities are evaluated in the bricks alone that a
-coarse lattice of probes finds near the surface. So nothing depends on how the lattice was cut, to the
-last bit. Source: Lorensen and Cline 1987.
+coarse lattice of probes finds near the surface. So nothing depends on how the lattice was cut, to
+the last bit. Source: Lorensen and Cline 1987.
 
 Legend: R lattice points along an axis, N points of a block along an axis, P points, V vertices,
-F faces. Lattice points are numbered from -1 to R: the layers -1 and R, outside of the lattice, close the
-surface.
+F faces. Lattice points are numbered from -1 to R: the layers -1 and R, outside of the lattice,
+close the surface.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from epigraf.geometry.density import Lattice
 
 CELLS = 64  # of a block, along an axis
+_ROWS = 1 << 18  # of a large array at a time
 BRICK_CELLS = 4  # between two of the densities that decide where is looked more closely ...
 MOST_PROBES = 256  # ... along an axis; beyond that, bricks grow
 
@@ -167,8 +168,11 @@ def find_bricks(at: PointValues, resolution: int, level: float) -> Bricks:
     cells = max(BRICK_CELLS, -(-last // MOST_PROBES))
     probes = np.append(np.arange(0, last, cells), last)
     values = gridded(at)
-    above = np.stack([values(probes[i : i + 1], probes, probes)[0] > level for i in range(len(probes))])
-    some = every = np.pad(above, 1, mode="edge")
+    above = np.stack(
+        [values(probes[i : i + 1], probes, probes)[0] > level for i in range(len(probes))]
+    )
+    some: np.ndarray = np.pad(above, 1, mode="edge")
+    every = some
     for axis in range(3):
         count = len(probes) - 1
         shifted = [np.take(some, range(k, k + count), axis) for k in range(4)]
@@ -220,16 +224,22 @@ def stitch(pieces: list[Piece], resolution: int) -> tuple[np.ndarray, np.ndarray
     order. What `pieces` lists is given up on the way (memory)."""
     whole = merge(pieces)
     pieces.clear()
-    point, axis = np.divmod(whole.edges, 3)
-    side = resolution + 2
-    places = np.stack([point // side**2 - 1, point // side % side - 1, point % side - 1], axis=1)
-    places = places.astype(np.float64)
-    places[np.arange(len(places)), axis] += whole.fractions
+    side, count = resolution + 2, len(whole.edges)
+    places = np.empty((count, 3))
+    for start in range(0, count, _ROWS):
+        part = slice(start, start + _ROWS)
+        point, axis = np.divmod(whole.edges[part], 3)
+        places[part, 0] = point // side**2 - 1
+        places[part, 1] = point // side % side - 1
+        places[part, 2] = point % side - 1
+        places[np.arange(start, start + len(axis)), axis] += whole.fractions[part]
     return places, ordered(whole.faces)
 
 
 def ordered(faces: np.ndarray) -> np.ndarray:
     """Faces [F, 3] with their smallest vertex first, winding kept, sorted."""
-    turn = np.argmin(faces, axis=1)[:, None]
-    faces = np.take_along_axis(faces, (turn + np.arange(3)) % 3, axis=1)
+    for start in range(0, len(faces), _ROWS):
+        part = faces[start : start + _ROWS]
+        turn = np.argmin(part, axis=1)[:, None]
+        faces[start : start + _ROWS] = np.take_along_axis(part, (turn + np.arange(3)) % 3, axis=1)
     return faces[np.lexsort(faces.T[::-1])]

@@ -14,6 +14,7 @@ from epigraf.errors import EpigrafError
 from epigraf.geometry.mesh import Mesh
 
 MIN_SHARE = 0.001
+_FACES = 1 << 20  # at a time
 
 
 def keep_components(mesh: Mesh, keep: int | None, min_share: float) -> tuple[Mesh, int]:
@@ -25,12 +26,18 @@ def keep_components(mesh: Mesh, keep: int | None, min_share: float) -> tuple[Mes
         min_share: drop parts with less than this share of the whole area.
     """
     labels = _component_labels(mesh)
-    corners = mesh.vertices[mesh.faces]
-    doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.bincount(labels[mesh.faces[:, 0]], weights=np.linalg.norm(doubled, axis=1))
+    area = np.zeros(int(labels.max(initial=-1)) + 1)
+    for start in range(0, len(mesh.faces), _FACES):
+        faces = mesh.faces[start : start + _FACES]
+        corners = mesh.vertices[faces]
+        doubled = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        size = np.linalg.norm(doubled, axis=1)
+        area += np.bincount(labels[faces[:, 0]], weights=size, minlength=len(area))
     order = np.argsort(-area, kind="stable")
     chosen = order[: len(order) if keep is None else keep]
     chosen = chosen[(area[chosen] >= min_share * area.sum()) | (chosen == order[0])]
+    if len(chosen) == len(order):
+        return mesh, 0
     kept = np.zeros(len(area), bool)
     kept[chosen] = True
     return mesh.part(kept[labels]), len(area) - len(chosen)
@@ -62,8 +69,8 @@ def decimate(mesh: Mesh, target: int) -> Mesh:
             "--decimate needs the package fast-simplification: pip install 'epigraf[mesh]'"
         ) from None
     vertices, faces = fast_simplification.simplify(
-        mesh.vertices.astype(np.float32), mesh.faces, target_count=target
-    )
+        mesh.vertices, mesh.faces, target_count=target, return_collapses=False
+    )[:2]
     used = np.zeros(len(vertices), bool)
     used[faces] = True
     places, faces = vertices.astype(np.float64), faces.astype(np.int32)
@@ -72,7 +79,7 @@ def decimate(mesh: Mesh, target: int) -> Mesh:
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area-weighted unit normals [V, 3] of the faces around each vertex; +y where there are none."""
+    """Area-weighted unit normals [V, 3] of the faces around each vertex; +y without any."""
     corners = vertices[faces]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     total = np.stack(
@@ -98,11 +105,16 @@ class Quality:
 
     def __str__(self) -> str:
         genus = "unknown" if self.genus is None else str(self.genus)
-        return (
-            f"{self.vertices} vertices, {self.faces} faces, {_count(self.components, 'component')}, "
-            f"genus {genus}, {'watertight' if self.watertight else 'not watertight'}, "
-            f"{_count(self.holes, 'hole')}, {_count(self.non_manifold, 'non-manifold edge')}"
+        parts = (
+            f"{self.vertices} vertices",
+            f"{self.faces} faces",
+            _count(self.components, "component"),
+            f"genus {genus}",
+            "watertight" if self.watertight else "not watertight",
+            _count(self.holes, "hole"),
+            _count(self.non_manifold, "non-manifold edge"),
         )
+        return ", ".join(parts)
 
 
 def _count(number: int, what: str) -> str:
@@ -114,28 +126,43 @@ def quality(mesh: Mesh) -> Quality:
     at non-manifold edges), which run through it in opposite directions. Vertices that an atlas has
     doubled count once."""
     mesh = _welded(mesh) if mesh.uv is not None else mesh
-    faces = mesh.faces.astype(np.int64)
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    forward = np.where(ends[:, 0] < ends[:, 1], 1, -1)
-    ends = np.sort(ends, axis=1)
-    code, which = np.unique(ends[:, 0] * len(mesh.vertices) + ends[:, 1], return_inverse=True)
-    uses = np.bincount(which.reshape(-1), minlength=len(code))
-    balance = np.bincount(which.reshape(-1), weights=forward, minlength=len(code))
+    count = len(mesh.vertices)
+    code = _edge_codes(mesh.faces, count)
+    start = np.flatnonzero(np.diff(code >> 1, prepend=-1))
+    uses = np.diff(start, append=len(code))
+    forward = np.add.reduceat((code & 1).astype(np.int32), start) if len(code) else uses
+    edges = code[start] >> 1
     components = count_components(mesh)
     non_manifold = int((uses > 2).sum())
-    watertight = bool((balance == 0).all() and (uses % 2 == 0).all())
-    euler = len(np.unique(faces)) - len(code) + len(faces)
+    watertight = bool((2 * forward == uses).all())
+    used = np.zeros(count, bool)
+    used[mesh.faces] = True
+    euler = int(used.sum()) - len(edges) + len(mesh.faces)
     genus = components - euler // 2 if watertight and not non_manifold else None
-    border = code[uses == 1]
+    border = edges[uses == 1]
     return Quality(
-        vertices=len(mesh.vertices),
-        faces=len(faces),
+        vertices=count,
+        faces=len(mesh.faces),
         components=components,
         genus=genus,
         watertight=watertight,
-        holes=_loops(border // len(mesh.vertices), border % len(mesh.vertices)),
+        holes=_loops(border // count, border % count),
         non_manifold=non_manifold,
     )
+
+
+def _edge_codes(faces: np.ndarray, count: int) -> np.ndarray:
+    """Sorted codes [3 F] int64 of the sides of faces [F, 3]: 2 (smaller vertex * count + larger),
+    plus 1 where the face runs from the smaller to the larger."""
+    code = np.empty(3 * len(faces), np.int64)
+    for side, (a, b) in enumerate(((0, 1), (1, 2), (2, 0))):
+        here, there = faces[:, a].astype(np.int64), faces[:, b]
+        part = code[side * len(faces) : (side + 1) * len(faces)]
+        np.multiply(np.minimum(here, there), 2 * count, out=part)
+        part += 2 * np.maximum(here, there)
+        part += here < there
+    code.sort()
+    return code
 
 
 def _welded(mesh: Mesh) -> Mesh:
@@ -161,9 +188,13 @@ def count_components(mesh: Mesh) -> int:
 
 
 def _component_labels(mesh: Mesh) -> np.ndarray:
-    """The number of the connected part of every vertex [V]."""
-    edges = np.concatenate([mesh.faces[:, :2], mesh.faces[:, 1:]])
-    ones = np.ones(len(edges), dtype=np.int8)
-    shape = (len(mesh.vertices),) * 2
-    graph = sparse.coo_matrix((ones, (edges[:, 0], edges[:, 1])), shape=shape)
-    return sparse.csgraph.connected_components(graph, directed=False)[1]
+    """The number of the connected part of every vertex [V] int32, some faces at a time."""
+    labels = np.arange(len(mesh.vertices), dtype=np.int32)
+    for start in range(0, len(mesh.faces), _FACES):
+        ends = labels[mesh.faces[start : start + _FACES]]
+        here, there = ends[:, [0, 1]].ravel(), ends[:, [1, 2]].ravel()
+        count = int(labels.max()) + 1
+        ones = np.ones(len(here), dtype=np.int8)
+        graph = sparse.coo_matrix((ones, (here, there)), shape=(count, count))
+        labels = sparse.csgraph.connected_components(graph, directed=False)[1][labels]
+    return labels

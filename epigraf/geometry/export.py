@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from epigraf.errors import DataError
 from epigraf.geometry.gltf import encode_glb
 from epigraf.geometry.mesh import Mesh
 from epigraf.geometry.usd import USD_ENDINGS, write_usd
-from epigraf.geometry.wavefront import encode_mtl, encode_obj, encode_png
+from epigraf.geometry.wavefront import ROWS, encode_mtl, encode_obj, encode_png
 
 TEXTURED = {".glb", ".obj", ".npz", *USD_ENDINGS}
 """Formats that hold a texture."""
@@ -27,10 +27,11 @@ TEXTURED = {".glb", ".obj", ".npz", *USD_ENDINGS}
 def save_mesh(mesh: Mesh, path: Path) -> Path:
     """Write a mesh; the suffix of `path` chooses the format.
 
-    .ply (binary), .obj and .npz store vertex colours as they are, sRGB; .glb, .usd* linear, as their
-    specifications demand; .stl has none. Textures are sRGB PNG, within .glb and .usdz, beside .obj
-    (with its .mtl) and .usd. The mesh's facts go into comments (ply, obj), `asset.extras` (glb),
-    the header (stl, cut to its 80 bytes), the layer's custom data (usd) or a JSON text (npz).
+    .ply (binary), .obj and .npz store vertex colours as they are, sRGB; .glb, .usd* linear, as
+    their specifications demand; .stl has none. Textures are sRGB PNG, within .glb and .usdz,
+    beside .obj (with its .mtl) and .usdc, .usda. The mesh's facts go into comments (ply, obj),
+    `asset.extras` (glb), the header (stl, cut to its 80 bytes), the layer's custom data (usd) or a
+    JSON text (npz).
 
     Raises:
         DataError: another suffix, a texture where there is no place for it, a missing package, or
@@ -43,15 +44,15 @@ def save_mesh(mesh: Mesh, path: Path) -> Path:
         raise DataError(f"mesh: {ending} holds no texture; use .glb, .obj, .usdz or .npz")
     if ending in USD_ENDINGS:
         return write_atomically(path, lambda temporary: write_usd(mesh, temporary, path))
-    if ending == ".obj" and mesh.texture is not None:
-        picture, material = encode_png(mesh.texture), encode_mtl(path.stem)
-        write_atomically(path.with_suffix(".png"), lambda file: file.write_bytes(picture))
-        write_atomically(path.with_suffix(".mtl"), lambda file: file.write_bytes(material))
-    encoders = {".ply": _ply, ".glb": encode_glb, ".stl": _stl}
     if ending == ".npz":
         return write_atomically(path, lambda temporary: _write_npz(mesh, temporary))
-    content = encode_obj(mesh, path.stem) if ending == ".obj" else encoders[ending](mesh)
-    return write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    if ending == ".obj" and mesh.texture is not None:
+        _write_parts(path.with_suffix(".png"), [encode_png(mesh.texture)])
+        _write_parts(path.with_suffix(".mtl"), [encode_mtl(path.stem)])
+    if ending == ".obj":
+        return _write_parts(path, encode_obj(mesh, path.stem))
+    encode = {".ply": _ply, ".glb": encode_glb, ".stl": _stl}[ending]
+    return _write_parts(path, encode(mesh))
 
 
 MESH_ENDINGS = (".glb", ".obj", ".ply", ".stl", ".npz", *USD_ENDINGS)
@@ -75,7 +76,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def _ply(mesh: Mesh) -> bytes:
+def _write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+
+    return write_atomically(path, write)
+
+
+def _ply(mesh: Mesh) -> Iterator[bytes]:
     """Binary little-endian PLY."""
     fields = [("position", "<f4", 3), ("normal", "<f4", 3)]
     names = ["x", "y", "z", "nx", "ny", "nz"]
@@ -87,27 +96,34 @@ def _ply(mesh: Mesh) -> bytes:
         fields.append(("color", "u1", 3))
         header += [f"property uchar {name}" for name in ("red", "green", "blue")]
     header += [f"element face {len(mesh.faces)}", "property list uchar int vertex_indices"]
-    vertices = np.zeros(len(mesh.vertices), dtype=fields)
-    vertices["position"], vertices["normal"] = mesh.vertices, mesh.normals
-    if mesh.colors is not None:
-        vertices["color"] = mesh.colors
-    faces = np.zeros(len(mesh.faces), dtype=[("count", "u1"), ("index", "<i4", 3)])
-    faces["count"], faces["index"] = 3, mesh.faces
-    text = "\n".join([*header, "end_header", ""]).encode("ascii", "replace")
-    return text + vertices.tobytes() + faces.tobytes()
+    yield "\n".join([*header, "end_header", ""]).encode("ascii", "replace")
+    for start in range(0, len(mesh.vertices), ROWS):
+        part = slice(start, start + ROWS)
+        vertices = np.zeros(len(mesh.vertices[part]), dtype=fields)
+        vertices["position"], vertices["normal"] = mesh.vertices[part], mesh.normals[part]
+        if mesh.colors is not None:
+            vertices["color"] = mesh.colors[part]
+        yield vertices.tobytes()
+    for start in range(0, len(mesh.faces), ROWS):
+        part = mesh.faces[start : start + ROWS]
+        faces = np.zeros(len(part), dtype=[("count", "u1"), ("index", "<i4", 3)])
+        faces["count"], faces["index"] = 3, part
+        yield faces.tobytes()
 
 
-def _stl(mesh: Mesh) -> bytes:
+def _stl(mesh: Mesh) -> Iterator[bytes]:
     """Binary STL: a normal and three corners for each face."""
     facts = "; ".join(f"{name} {value}" for name, value in mesh.facts.items())
-    header = f"epigraf {facts}".encode("ascii", "replace")[:80].ljust(80)
-    corners = mesh.vertices[mesh.faces]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+    yield f"epigraf {facts}".encode("ascii", "replace")[:80].ljust(80)
+    yield np.uint32(len(mesh.faces)).tobytes()
     rows = [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")]
-    facets = np.zeros(len(corners), dtype=rows)
-    facets["normal"], facets["corners"] = normal, corners
-    return header + np.uint32(len(corners)).tobytes() + facets.tobytes()
+    for start in range(0, len(mesh.faces), ROWS):
+        corners = mesh.vertices[mesh.faces[start : start + ROWS]]
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+        facets = np.zeros(len(corners), dtype=rows)
+        facets["normal"], facets["corners"] = normal, corners
+        yield facets.tobytes()
 
 
 def _write_npz(mesh: Mesh, temporary: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ _GL_FLOAT, _GL_UINT32 = 5126, 5125
 _GL_VERTICES, _GL_INDICES = 34962, 34963
 
 
-def encode_glb(mesh: Mesh) -> bytes:
-    """COLOR_0 is linear (glTF 2.0, section 3.7.2.1), the texture sRGB, v downwards (3.9.2)."""
+def encode_glb(mesh: Mesh) -> Iterator[bytes | memoryview]:
+    """The file, in parts. COLOR_0 is linear (glTF 2.0, section 3.7.2.1), the texture sRGB, v
+    downwards (3.9.2)."""
     position = mesh.vertices.astype("<f4")
     arrays: dict[str, np.ndarray] = {"POSITION": position, "NORMAL": mesh.normals.astype("<f4")}
     if mesh.colors is not None:
-        arrays["COLOR_0"] = linear_from_srgb(mesh.colors).astype("<f4")
+        arrays["COLOR_0"] = linear_from_srgb(np.arange(256)).astype("<f4")[mesh.colors]
     if mesh.uv is not None:
         arrays["TEXCOORD_0"] = (mesh.uv * [1, -1] + [0, 1]).astype("<f4")
     accessors = [_accessor(i, array) for i, array in enumerate(arrays.values())]
@@ -35,8 +37,9 @@ def encode_glb(mesh: Mesh) -> bytes:
         "attributes": {name: i for i, name in enumerate(arrays)},
         "indices": len(arrays),
     }
-    blobs = [array.tobytes() for array in arrays.values()] + [mesh.faces.astype("<u4").tobytes()]
-    targets: list[int | None] = [_GL_VERTICES] * len(arrays) + [_GL_INDICES]
+    faces = mesh.faces.astype("<u4", copy=False)
+    blobs = [np.ascontiguousarray(array).data.cast("B") for array in (*arrays.values(), faces)]
+    targets: list[int | None] = [*([_GL_VERTICES] * len(arrays)), _GL_INDICES]
     tree: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "epigraf", "extras": mesh.facts},
         "scene": 0,
@@ -48,12 +51,13 @@ def encode_glb(mesh: Mesh) -> bytes:
     if mesh.texture is not None:
         primitive["material"] = 0
         tree.update(_material(len(blobs)))
-        blobs.append(encode_png(mesh.texture))
+        picture = encode_png(mesh.texture)
+        blobs.append(memoryview(picture + b"\0" * (-len(picture) % 4)))
         targets.append(None)
-    blobs = [blob + b"\0" * (-len(blob) % 4) for blob in blobs]
     tree["bufferViews"] = _buffer_views(blobs, targets)
     tree["buffers"] = [{"byteLength": sum(map(len, blobs))}]
-    return _pack_glb(json.dumps(tree).encode("utf-8"), b"".join(blobs))
+    yield _head(json.dumps(tree).encode("utf-8"), tree["buffers"][0]["byteLength"])
+    yield from blobs
 
 
 def _material(view: int) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def _accessor(view: int, array: np.ndarray) -> dict[str, Any]:
     return {"bufferView": view, "componentType": _GL_FLOAT, "count": len(array), "type": kind}
 
 
-def _buffer_views(blobs: list[bytes], targets: list[int | None]) -> list[dict[str, Any]]:
+def _buffer_views(blobs: list[memoryview], targets: list[int | None]) -> list[dict[str, Any]]:
     """One view for each blob, one after another."""
     views, offset = [], 0
     for blob, target in zip(blobs, targets, strict=True):
@@ -83,12 +87,12 @@ def _buffer_views(blobs: list[bytes], targets: list[int | None]) -> list[dict[st
     return views
 
 
-def _pack_glb(tree: bytes, binary: bytes) -> bytes:
-    """Header and the two chunks, each padded to four bytes (glTF 2.0, section 4.4)."""
+def _head(tree: bytes, size: int) -> bytes:
+    """All but the `size` bytes of the second chunk; chunks are padded to four bytes (glTF 2.0,
+    section 4.4), and all arrays here are of four."""
     tree += b" " * (-len(tree) % 4)
-    chunks = struct.pack("<I4s", len(tree), b"JSON") + tree
-    chunks += struct.pack("<I4s", len(binary), b"BIN\0") + binary
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+    chunks = struct.pack("<I4s", len(tree), b"JSON") + tree + struct.pack("<I4s", size, b"BIN\0")
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks) + size) + chunks
 
 
 def linear_from_srgb(colors: np.ndarray) -> np.ndarray:

@@ -36,10 +36,10 @@ HELD_OUT = 0.37
 class Likeness:
     """How alike a mesh and its volume look from one camera, or the mean over several.
 
-    silhouette_iou: of what the mesh covers and where the volume's opacity is above 1/2. depth_error:
-    median difference to the median depth where both are, world units. normal_degrees: median angle
-    between the mesh's normal and the volume's density gradient there. psnr: of the mesh's picture
-    against the volume's, dB, colours in [0, 1], the whole picture.
+    silhouette_iou: of what the mesh covers and where the volume's opacity is above 1/2.
+    depth_error: median difference to the median depth where both are, world units.
+    normal_degrees: median angle between the mesh's normal and the volume's density gradient there.
+    psnr: of the mesh's picture against the volume's, dB, colours in [0, 1], the whole picture.
     """
 
     silhouette_iou: float
@@ -143,11 +143,12 @@ def _texture_at(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     """Bilinear reads [N, 3] of a texture at uv [N, 2]."""
     height, width, _ = texture.shape
     row, column = (1 - uv[:, 1]) * height - 0.5, uv[:, 0] * width - 0.5
-    reads = [
-        ndimage.map_coordinates(texture[..., c].astype(float), [row, column], order=1, mode="nearest")
-        for c in range(3)
-    ]
-    return np.stack(reads, axis=1)
+    channels = np.moveaxis(texture.astype(float), 2, 0)
+    reads = (
+        ndimage.map_coordinates(channel, [row, column], order=1, mode="nearest")
+        for channel in channels
+    )
+    return np.stack(list(reads), axis=1)
 
 
 def mean_likeness(views: list[Likeness]) -> Likeness:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+from mrcfile.mrcmemmap import MrcMemmap
 
 from epigraf.errors import DataError
 from epigraf.geometry.density import DensityField, Lattice
@@ -62,7 +63,7 @@ def save_volume(
                 for z in range(start, stop):
                     values = _layer(sampler, z)
                     _data(file)[z] = values
-                    low, high = min(low, values.min()), max(high, values.max())
+                    low, high = min(low, float(values.min())), max(high, float(values.max()))
                     total += float(values.sum(dtype=np.float64))
                 _set_statistics(file, low, high, total / (n * n * stop))
             (folder / "done").write_text(f"{stop} {low!r} {high!r} {total!r}")
@@ -72,7 +73,7 @@ def save_volume(
         shutil.rmtree(folder)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
-    return float(low), float(high)
+    return low, high
 
 
 def _layer(sampler: Sampler, z: int) -> np.ndarray:
@@ -109,15 +110,13 @@ def _begin(
     return 0, np.inf, -np.inf, 0.0
 
 
-def _data(file: mrcfile.mrcmemmap.MrcMemmap) -> np.ndarray:
+def _data(file: MrcMemmap) -> np.ndarray:
     if file.data is None:
         raise ValueError("volume: the file has no data")
     return file.data
 
 
-def _set_statistics(
-    file: mrcfile.mrcmemmap.MrcMemmap, low: float, high: float, mean: float
-) -> None:
+def _set_statistics(file: MrcMemmap, low: float, high: float, mean: float) -> None:
     if file.header is not None:
         file.header.dmin, file.header.dmax, file.header.dmean = low, high, mean
         file.header.rms = -1  # "not computed" in MRC2014

@@ -52,7 +52,7 @@ def rasterize(
     pixels = (places + 1) / 2 * (side - 1)
     nearest = np.full(side * side, np.inf)
     face, weights = np.full(side * side, -1), np.zeros((side * side, 3))
-    in_front = (local[faces, 2] < -1e-6).all(1)
+    in_front = np.all(local[faces, 2] < -1e-6, axis=1)
     for pixel, which in _candidates(pixels[faces], in_front, side):
         t, inside, shares = _intersect(local[faces[which]], _directions(pixel, focal, side))
         pixel, which, t, shares = pixel[inside], which[inside], t[inside], shares[inside]
@@ -101,7 +101,8 @@ def _intersect(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """t [C], whether it is inside [C], weights [C, 3] of rays from the origin and triangles
     [C, 3, 3]; a little beyond the edges counts as inside, so that no ray slips between two."""
-    first, u_edge, v_edge = corners[:, 0], corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    first = corners[:, 0]
+    u_edge, v_edge = corners[:, 1] - first, corners[:, 2] - first
     p = np.cross(directions, v_edge)
     volume = (u_edge * p).sum(1)
     safe = np.where(np.abs(volume) > 1e-18, volume, np.inf)

@@ -43,7 +43,7 @@ class Spool:
     def read(self, start: int) -> Piece | None:
         """A finished layer; None where it is missing or damaged."""
         try:
-            with np.load(self._file(start)) as file:
+            with self._file(start).open("rb") as content, np.load(content) as file:
                 return Piece(file["edges"], file["fractions"], file["faces"])
         except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, EOFError):
             return None

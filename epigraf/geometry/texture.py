@@ -77,8 +77,9 @@ def _bake(mesh: Mesh, paint: Painter, side: int) -> np.ndarray:
     texture[pixel] = paint(places, normals)
     empty = np.ones(side * side, bool)
     empty[pixel] = False
-    nearest = ndimage.distance_transform_edt(
-        empty.reshape(side, side), return_distances=False, return_indices=True
+    nearest = np.empty((2, side, side), np.int32)
+    ndimage.distance_transform_edt(
+        empty.reshape(side, side), return_distances=False, return_indices=True, indices=nearest
     )
     return texture.reshape(side, side, 3)[nearest[0], nearest[1]]
 

@@ -6,7 +6,9 @@ y up, one world unit is called a metre, displayColor linear, textures sRGB, v up
 from __future__ import annotations
 
 import tempfile
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,22 +28,18 @@ def write_usd(mesh: Mesh, temporary: Path, path: Path) -> None:
     Raises:
         EpigrafError: usd-core is missing.
     """
-    try:
-        from pxr import Sdf, UsdUtils
-    except ImportError:
-        raise EpigrafError(
-            f"{path.suffix} needs the package usd-core: pip install 'epigraf[mesh]'"
-        ) from None
+    pxr = _library(path.suffix)
     packed = path.suffix.lower() == ".usdz"
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         ending = ".usdc" if packed else path.suffix.lower()
         layer, picture = Path(folder) / f"{path.stem}{ending}", Path(folder) / f"{path.stem}.png"
         if mesh.texture is not None:
             picture.write_bytes(encode_png(mesh.texture))
-        _write_layer(mesh, layer, picture.name)
+        _write_layer(pxr, mesh, layer, picture.name)
         if packed:
+            asset = pxr.Sdf.AssetPath(str(layer))
             package = Path(folder) / "package.usdz"
-            if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(layer)), str(package)):
+            if not pxr.UsdUtils.CreateNewUsdzPackage(asset, str(package)):
                 raise EpigrafError(f"{path}: usd-core could not make the package")
             package.replace(temporary)
             return
@@ -50,9 +48,19 @@ def write_usd(mesh: Mesh, temporary: Path, path: Path) -> None:
         layer.replace(temporary)
 
 
-def _write_layer(mesh: Mesh, layer: Path, picture: str) -> None:
-    from pxr import Sdf, Usd, UsdGeom, Vt
+def _library(ending: str) -> Any:
+    """Pixar's modules, which have no type information."""
+    try:
+        names = ("Sdf", "Usd", "UsdGeom", "UsdShade", "UsdUtils", "Vt")
+        return SimpleNamespace(**{name: import_module(f"pxr.{name}") for name in names})
+    except ImportError:
+        raise EpigrafError(
+            f"{ending} needs the package usd-core: pip install 'epigraf[mesh]'"
+        ) from None
 
+
+def _write_layer(pxr: Any, mesh: Mesh, layer: Path, picture: str) -> None:
+    Usd, UsdGeom, Vt = pxr.Usd, pxr.UsdGeom, pxr.Vt
     stage = Usd.Stage.CreateNew(str(layer))
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
     UsdGeom.SetStageMetersPerUnit(stage, 1.0)
@@ -76,18 +84,16 @@ def _write_layer(mesh: Mesh, layer: Path, picture: str) -> None:
         primvar.Set(Vt.Vec3fArray.FromNumpy(colors))
     if mesh.uv is not None:
         primvars = UsdGeom.PrimvarsAPI(shape)
-        kind = Sdf.ValueTypeNames.TexCoord2fArray
+        kind = pxr.Sdf.ValueTypeNames.TexCoord2fArray
         st = primvars.CreatePrimvar("st", kind, UsdGeom.Tokens.vertex)
         st.Set(Vt.Vec2fArray.FromNumpy(mesh.uv.astype(np.float32)))
-        _bind_texture(stage, shape, picture)
+        _bind_texture(pxr, stage, shape, picture)
     stage.GetRootLayer().Save()
 
 
-def _bind_texture(stage: Any, shape: Any, picture: str) -> None:
+def _bind_texture(pxr: Any, stage: Any, shape: Any, picture: str) -> None:
     """A preview surface that shows the picture, matt, as a base colour."""
-    from pxr import Sdf, UsdShade
-
-    kinds = Sdf.ValueTypeNames
+    kinds, UsdShade = pxr.Sdf.ValueTypeNames, pxr.UsdShade
     material = UsdShade.Material.Define(stage, "/object/material")
     surface = UsdShade.Shader.Define(stage, "/object/material/surface")
     reader = UsdShade.Shader.Define(stage, "/object/material/st")

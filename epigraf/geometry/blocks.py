@@ -209,14 +209,17 @@ def off_level(values: np.ndarray, level: float) -> np.ndarray:
 def merge(pieces: list[Piece]) -> Piece:
     """One piece of several: vertices sorted by their edges, each of which they share once."""
     every = [NOTHING, *pieces]
-    edges, first, same = np.unique(
-        np.concatenate([piece.edges for piece in every]), return_index=True, return_inverse=True
-    )
+    edges, same = np.unique(np.concatenate([p.edges for p in every]), return_inverse=True)
     same = same.reshape(-1).astype(np.int32)
-    fractions = np.concatenate([piece.fractions for piece in every])[first]
-    starts = np.cumsum([0, *(len(piece.edges) for piece in every)])
-    faces = [same[start + piece.faces] for piece, start in zip(every, starts, strict=False)]
-    return Piece(edges, fractions, np.concatenate(faces))
+    fractions = np.empty(len(edges), np.float32)
+    faces = np.empty((sum(len(p.faces) for p in every), 3), np.int32)
+    vertex = face = 0
+    for piece in every:
+        numbers = same[vertex : vertex + len(piece.edges)]
+        fractions[numbers] = piece.fractions
+        faces[face : face + len(piece.faces)] = numbers[piece.faces]
+        vertex, face = vertex + len(piece.edges), face + len(piece.faces)
+    return Piece(edges, fractions, faces)
 
 
 def stitch(pieces: list[Piece], resolution: int) -> tuple[np.ndarray, np.ndarray]:

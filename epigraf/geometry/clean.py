@@ -5,6 +5,7 @@ V vertices, F faces, E edges.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from epigraf.errors import EpigrafError
 from epigraf.geometry.mesh import Mesh
 
 MIN_SHARE = 0.001
-_FACES = 1 << 20  # at a time
+_FACES, _EDGES = 1 << 20, 1 << 23  # at a time
 
 
 def keep_components(mesh: Mesh, keep: int | None, min_share: float) -> tuple[Mesh, int]:
@@ -126,43 +127,51 @@ def quality(mesh: Mesh) -> Quality:
     at non-manifold edges), which run through it in opposite directions. Vertices that an atlas has
     doubled count once."""
     mesh = _welded(mesh) if mesh.uv is not None else mesh
-    count = len(mesh.vertices)
-    code = _edge_codes(mesh.faces, count)
-    start = np.flatnonzero(np.diff(code >> 1, prepend=-1))
-    uses = np.diff(start, append=len(code))
-    forward = np.add.reduceat((code & 1).astype(np.int32), start) if len(code) else uses
-    edges = code[start] >> 1
+    count, edges, non_manifold, watertight = len(mesh.vertices), 0, 0, True
+    border = [np.empty(0, np.int64)]
+    for code, uses, forward in _edges(mesh.faces, count):
+        edges += len(code)
+        non_manifold += int((uses > 2).sum())
+        watertight &= bool((2 * forward == uses).all())
+        border.append(code[uses == 1])
+    loose = np.concatenate(border)
     components = count_components(mesh)
-    non_manifold = int((uses > 2).sum())
-    watertight = bool((2 * forward == uses).all())
     used = np.zeros(count, bool)
     used[mesh.faces] = True
-    euler = int(used.sum()) - len(edges) + len(mesh.faces)
+    euler = int(used.sum()) - edges + len(mesh.faces)
     genus = components - euler // 2 if watertight and not non_manifold else None
-    border = edges[uses == 1]
     return Quality(
         vertices=count,
         faces=len(mesh.faces),
         components=components,
         genus=genus,
         watertight=watertight,
-        holes=_loops(border // count, border % count),
+        holes=_loops(loose // count, loose % count),
         non_manifold=non_manifold,
     )
 
 
-def _edge_codes(faces: np.ndarray, count: int) -> np.ndarray:
-    """Sorted codes [3 F] int64 of the sides of faces [F, 3]: 2 (smaller vertex * count + larger),
-    plus 1 where the face runs from the smaller to the larger."""
-    code = np.empty(3 * len(faces), np.int64)
-    for side, (a, b) in enumerate(((0, 1), (1, 2), (2, 0))):
-        here, there = faces[:, a].astype(np.int64), faces[:, b]
-        part = code[side * len(faces) : (side + 1) * len(faces)]
-        np.multiply(np.minimum(here, there), 2 * count, out=part)
-        part += 2 * np.maximum(here, there)
-        part += here < there
-    code.sort()
-    return code
+def _edges(faces: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The edges of faces [F, 3], some at a time: codes [E] (smaller vertex * count + larger), by
+    how many faces each is used and by how many of them from the smaller to the larger."""
+    parts = -(-3 * len(faces) // _EDGES)
+    ends = np.linspace(0, count, parts + 1).astype(np.int64)
+    for low, high in zip(ends[:-1], ends[1:], strict=True):
+        found = []
+        for start in range(0, len(faces), _FACES):
+            part = faces[start : start + _FACES].astype(np.int64)
+            for a, b in ((0, 1), (1, 2), (2, 0)):
+                here, there = part[:, a], part[:, b]
+                near = np.minimum(here, there)
+                chosen = (near >= low) & (near < high)
+                here, there, near = here[chosen], there[chosen], near[chosen]
+                found.append(2 * (near * count + np.maximum(here, there)) + (here < there))
+        code = np.sort(np.concatenate(found))
+        if len(code) == 0:
+            continue
+        start = np.flatnonzero(np.diff(code >> 1, prepend=-1))
+        forward = np.add.reduceat((code & 1).astype(np.int32), start)
+        yield code[start] >> 1, np.diff(start, append=len(code)), forward
 
 
 def _welded(mesh: Mesh) -> Mesh:

@@ -24,7 +24,10 @@ def encode_glb(mesh: Mesh) -> Iterator[bytes | memoryview]:
     """The file, in parts. COLOR_0 is linear (glTF 2.0, section 3.7.2.1), the texture sRGB, v
     downwards (3.9.2)."""
     position = mesh.vertices.astype("<f4")
-    arrays: dict[str, np.ndarray] = {"POSITION": position, "NORMAL": mesh.normals.astype("<f4")}
+    arrays: dict[str, np.ndarray] = {
+        "POSITION": position,
+        "NORMAL": mesh.normals.astype("<f4", copy=False),
+    }
     if mesh.colors is not None:
         arrays["COLOR_0"] = linear_from_srgb(np.arange(256)).astype("<f4")[mesh.colors]
     if mesh.uv is not None:

@@ -37,12 +37,12 @@ class Mesh:
 
     def part(self, keep: np.ndarray) -> Mesh:
         """The mesh of the faces all of whose vertices are in keep [V] bool, the others dropped."""
-        number = np.cumsum(keep) - 1
+        number = (np.cumsum(keep) - 1).astype(self.faces.dtype)
         chosen = self.faces[keep[self.faces].all(axis=1)]
         return replace(
             self,
             vertices=self.vertices[keep],
-            faces=number[chosen].astype(self.faces.dtype),
+            faces=number[chosen],
             normals=self.normals[keep],
             colors=None if self.colors is None else self.colors[keep],
             uv=None if self.uv is None else self.uv[keep],

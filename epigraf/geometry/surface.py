@@ -109,8 +109,9 @@ def extract_surface(
         sampler.low = min(sampler.low, level - 1)
     if len(faces) == 0 or not sampler.low < level < sampler.high:
         _explain_nothing(sampler, level)
-    vertices = np.array(lattice.bounds.low) + places * lattice.spacing
-    return Mesh(vertices, faces, outward_normals(field, vertices, lattice, options.max_points))
+    places *= lattice.spacing
+    places += np.array(lattice.bounds.low)
+    return Mesh(places, faces, outward_normals(field, places, lattice, options.max_points))
 
 
 def _pieces(

@@ -30,6 +30,7 @@ struct FieldTile {
   Taps taps[2];     // of this tile and the next
   Taps *now = &taps[0], *next = &taps[1];
   bool fits;                      // the planes, into the index type of the taps
+  bool aimed = false;             // whether `next` is where the next tile falls
   T* turned;                      // [P][widest]
   T* rows[kMaxLayers + 1];        // activations: rows[0] features, rows[layers] outputs
   T* grad_rows[2];                // of the present layer's outputs and inputs
@@ -194,6 +195,7 @@ struct FieldTile {
 
   // Calls the caches for the taps of points [first, last) of the next tile, line by line.
   EPIGRAF_HD void call(int first, int last) const {
+    if (!aimed) return;
     constexpr int64_t kLine = 64 / sizeof(T);
     const TriplaneShape& s = field.shape;
     const int64_t pixels = s.pixel_stride + s.channels;
@@ -251,10 +253,14 @@ struct FieldTile {
                 {s.plane_stride, s.row_stride, s.pixel_stride},
                 {2 * s.plane_stride, s.row_stride, s.pixel_stride}},
                fits);
+    aimed = true;
   }
 
   // The tile that was aimed at becomes the present one.
-  EPIGRAF_HD void advance() { std::swap(now, next); }
+  EPIGRAF_HD void advance() {
+    std::swap(now, next);
+    aimed = false;
+  }
 
   EPIGRAF_HD Taps& upcoming() { return *next; }
 

@@ -24,8 +24,10 @@ __global__ void __launch_bounds__(kBlockThreads) occupancy_dilate_kernel(Occupan
   p.words[i] = dilated_word(p.dense + i / words * words, p.resolution, i % words);
 }
 
+// Two blocks a multiprocessor: without that number 64 registers are taken, and one value spills.
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads) occupancy_traverse_kernel(OccupancyTraverse<T> p) {
+__global__ void __launch_bounds__(kBlockThreads, 2)
+    occupancy_traverse_kernel(OccupancyTraverse<T> p) {
   const int64_t i = thread_of_grid();
   if (i < p.batch * p.rays) traverse_indexed_ray(p, i);
 }

@@ -107,8 +107,16 @@ struct Scene {
     std::vector<std::vector<T>> out = {std::vector<T>(all * 3), std::vector<T>(all),
                                        std::vector<T>(all), std::vector<T>(all),
                                        std::vector<T>(all * epigraf::kSaved * n)};
-    epigraf::forward_all<T, kBytes>({field(), march(), r, out[0].data(), out[1].data(),
-                                     out[2].data(), out[3].data(), out[4].data()},
+    epigraf::forward_all<T, kBytes>({field(),
+                                     march(),
+                                     r,
+                                     out[0].data(),
+                                     out[1].data(),
+                                     out[2].data(),
+                                     out[3].data(),
+                                     out[4].data(),
+                                     {},
+                                     {}},
                                     threads);
     return out;
   }

@@ -179,6 +179,13 @@ def present(tensor: Tensor) -> Tensor | None:
     return tensor if tensor.numel() else None
 
 
+def _strides(planes: Tensor) -> tuple[int, ...]:
+    """Those of planes [B, 3, H, W, C], the first one the numbers of a batch element: torch gives a
+    dimension of size one any stride it likes, and the core adds up gradients by elements."""
+    first, *others = planes.stride()
+    return (first if len(planes) != 1 else planes.numel(), *others)
+
+
 def _shape(
     planes: Tensor,
     params: Sequence[Tensor],
@@ -194,7 +201,7 @@ def _shape(
     return _native.core().RenderShape(
         rays=(batch, rays[2].shape[1], rays[5].numel(), fine),
         planes=(channels, height, width),
-        strides=planes.stride(),
+        strides=_strides(planes),
         widths=[channels, *(len(w) for w in params[: len(params) // 2])],
         numbers=tuple(numbers[:8]),
         flags=tuple(flags[:4]),

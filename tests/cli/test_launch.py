@@ -85,6 +85,7 @@ def test_signals_reach_every_process(tmp_path: Path, number: signal.Signals) -> 
     def interrupt() -> None:
         while len(list(tmp_path.glob("ready*"))) < 2:
             time.sleep(0.01)
+        time.sleep(0.2)  # both are in their endless sleep, not in the call that made the file
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt, daemon=True).start()

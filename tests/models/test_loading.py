@@ -67,7 +67,7 @@ def test_overrides_change_how_a_model_is_looked_at(snapshot: Path) -> None:
     assert changed.generator.renderer() == "ops (render.backend=ops)"
     for change in ("dataset.cube_scale=1", "model.generator.w_dim=4", "training.seed=1"):
         key = change.partition("=")[0]
-        with pytest.raises(ConfigError, match=rf"{key} cannot be changed .* render\.\*, model"):
+        with pytest.raises(ConfigError, match=rf"{key} cannot be changed .* render\.\*, decoder"):
             load(snapshot, overrides=[change])
     with pytest.raises(ConfigError, match=r"test_ray_steps: .*greater than or equal to 2"):
         load(snapshot, overrides=["model.generator.test_ray_steps=1"])

@@ -191,7 +191,8 @@ def test_a_cell_is_occupied_where_its_neighbourhood_reaches_the_threshold(
     centres = level * generator.uniform(0, 1.0005, (2, N, N, N))
     centres[1, 3, 4, 5] = np.nan
     with use_reference(reference):
-        grid = build_occupancy(*map(torch.from_numpy, (corners, centres)), 0.26, alpha_thre)
+        samples = torch.from_numpy(corners), torch.from_numpy(centres)
+        grid = build_occupancy(samples[0], samples[1], 0.26, alpha_thre)
     for b in range(2):
         dense = 1 - np.exp(-centres[b] * diagonal) >= alpha_thre
         dense |= np.isnan(centres[b])
@@ -258,7 +259,7 @@ def test_no_ball_above_the_bound_is_missed(radius_in_cells: float):
             1e3 * ((points - middle).norm(dim=-1) < radius).double().view(1, n, n, n)
             for points, n in sizes
         ]
-        grid = build_occupancy(*sigma, 1.0, 0.5)
+        grid = build_occupancy(sigma[0], sigma[1], 1.0, 0.5)
         shell = torch.randn(64, 3, generator=generator, dtype=torch.float64)
         inside = middle + radius * torch.nn.functional.normalize(shell, dim=-1) * 0.999
         # 0.57: some cell of the ball is found, and with its neighbours the whole ball

@@ -273,6 +273,24 @@ def test_any_strides(layout: str, device: torch.device) -> None:
     assert_close(ours, expected, 1e-10)
 
 
+def test_one_scene_whose_batch_has_any_stride() -> None:
+    """Torch gives a dimension of size one any stride; threads add up gradients by elements."""
+    field, rays = make_field(batch=1, size=(32, 32)), make_rays(batch=1, count=1024)
+    pixels = field.planes.detach().permute(0, 3, 4, 1, 2).contiguous()  # [1, H, W, 3, C]
+    odd = pixels.as_strided(pixels.shape, (2, *pixels.stride()[1:])).permute(0, 3, 4, 1, 2)
+    threads, grads = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for planes in (field.planes.detach(), odd):
+            leaf = planes.requires_grad_()
+            seen = rendered(RenderBackend.FUSED, replace(field, planes=leaf), rays, OPTIONS)
+            grads.append(seen)
+    finally:
+        torch.set_num_threads(threads)
+    for expected, found in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_draws_may_be_one_row_for_all_rays(device: torch.device) -> None:
     tensors, rays = make_field(device=device), make_rays(device=device)
     even = replace(OPTIONS, deterministic=True)
@@ -431,10 +449,11 @@ def test_opcheck(recorded: bool) -> None:
     field, rays = make_field(), _ray_tensors()
     planes = field.planes.detach().movedim(2, 4).contiguous().requires_grad_(recorded)
     params = [x.detach().clone().requires_grad_(recorded) for x in (*field.weights, *field.biases)]
-    numbers = [SLOPE, 0.4, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    numbers = [SLOPE, 0.4, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
     flags = [False, False, False, False, recorded, True, False, False, False]
     given = [planes.new_empty(0) if x is None else x for x in rays.tensors()]
-    sizes = [2, 0, 3, 0]
+    given += [planes.new_empty(0, dtype=torch.int32), planes.new_empty(0)]
+    sizes = [2, 0, 3, 0, 0]
     arguments = (planes, params, given, torch.tensor([3]), sizes, numbers, flags)
     torch.library.opcheck(torch.ops.epigraf.render, arguments)
 

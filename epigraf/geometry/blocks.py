@@ -25,8 +25,8 @@ from epigraf.geometry.density import Lattice
 
 CELLS = 64  # of a block, along an axis
 _ROWS = 1 << 18  # of a large array at a time
-BRICK_CELLS = 4  # between two of the densities that decide where is looked more closely ...
-MOST_PROBES = 256  # ... along an axis; beyond that, bricks grow
+BRICK_CELLS = 4  # between two of the densities that decide where is looked more closely,
+FEWEST_PROBES, MOST_PROBES = 128, 256  # unless these would be fewer or more along an axis
 
 Values = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Lattice indices along x, y and z -> raw densities [len(x), len(y), len(z)] float32."""
@@ -160,17 +160,17 @@ class Bricks:
 
 
 def find_bricks(at: PointValues, resolution: int, level: float) -> Bricks:
-    """Probe the lattice: every `BRICK_CELLS`-th point along each axis, at most `MOST_PROBES` + 1.
+    """Probe the lattice: every `BRICK_CELLS`-th point along each axis or more often, so that there
+    are `FEWEST_PROBES`, or all; at most `MOST_PROBES` + 1.
 
     What is thinner than a brick and two bricks away from all else can be missed.
     """
     last = resolution - 1
-    cells = max(BRICK_CELLS, -(-last // MOST_PROBES))
+    cells = min(BRICK_CELLS, max(round(last / FEWEST_PROBES), 1))
+    cells = max(cells, -(-last // MOST_PROBES))
     probes = np.append(np.arange(0, last, cells), last)
     values = gridded(at)
-    above = np.stack(
-        [values(probes[i : i + 1], probes, probes)[0] > level for i in range(len(probes))]
-    )
+    above = np.stack([off_level(values(x[None], probes, probes)[0], level) > level for x in probes])
     some: np.ndarray = np.pad(above, 1, mode="edge")
     every = some
     for axis in range(3):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -156,7 +157,7 @@ def _edges(faces: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarr
     how many faces each is used and by how many of them from the smaller to the larger."""
     parts = -(-3 * len(faces) // _EDGES)
     ends = np.linspace(0, count, parts + 1).astype(np.int64)
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
+    for low, high in pairwise(ends):
         found = []
         for start in range(0, len(faces), _FACES):
             part = faces[start : start + _FACES].astype(np.int64)

@@ -17,17 +17,15 @@ from epigraf.cli.arguments import (
     Seeds,
     Truncation,
 )
-from epigraf.cli.values import parse_seeds, require_finite
+from epigraf.cli.values import parse_bounds, parse_seeds, require_finite
 from epigraf.errors import EpigrafError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from epigraf.cli.progress import Meter
     from epigraf.geometry.agreement import Choice
     from epigraf.geometry.extract import MeshOptions, OnCPU
     from epigraf.geometry.mesh import Mesh
-    from epigraf.geometry.surface import Progress
     from epigraf.models.loading import LoadedModel
 
 SPOOL_FROM = 768
@@ -38,6 +36,14 @@ LatticeResolution = Annotated[
     int,
     typer.Option(
         "--resolution", min=8, max=4096, help="Lattice points along each axis.",
+        rich_help_panel=_SURFACE,
+    ),
+]  # fmt: skip
+Box = Annotated[
+    str | None,
+    typer.Option(
+        "--bounds", metavar="XMIN,YMIN,ZMIN,XMAX,YMAX,ZMAX",
+        help="The box of the lattice, world units. [dim]Default: the model's cube[/dim]",
         rich_help_panel=_SURFACE,
     ),
 ]  # fmt: skip
@@ -120,6 +126,7 @@ def mesh(
     trunc: Truncation = 0.7,
     class_index: ClassIndex = None,
     resolution: LatticeResolution = 256,
+    bounds: Box = None,
     file_format: Format = None,
     level: Level = None,
     keep: Keep = None,
@@ -157,13 +164,15 @@ def mesh(
         check_target(path)
     _check_needs(paths[0].suffix.lower(), texture, check, against)
     options = MeshOptions(
-        resolution=resolution, level=level, keep=keep, min_share=min_share, smooth=smooth,
-        decimate=decimate, average=average, texture=texture,
+        resolution=resolution, level=level, bounds=parse_bounds(bounds), keep=keep,
+        min_share=min_share, smooth=smooth, decimate=decimate, average=average, texture=texture,
     )  # fmt: skip
     loaded = open_model(model, override, device)
     styles = object_styles(loaded, numbers, trunc, class_index)
-    for path, ws in zip(paths, styles, strict=True):
-        typer.echo(f"{path}: {_take_home(Object(loaded, ws[None], path), options, check, against)}")
+    for path, ws, seed in zip(paths, styles, numbers, strict=True):
+        source = f"{loaded.path.name} at {loaded.kimg:g} kimg, seed {seed}, truncation {trunc:g}"
+        thing = Object(loaded, ws[None], path, source)
+        typer.echo(f"{path}: {_take_home(thing, options, check, against)}")
 
 
 def _targets(out: Path, seeds: list[int], chosen: MeshFormat | None) -> list[Path]:
@@ -196,11 +205,12 @@ def _check_needs(ending: str, texture: int | None, check: bool, against: Path | 
 
 @dataclass(frozen=True)
 class Object:
-    """An object of a model, and where it goes: styles ws [1, num_ws, w_dim]."""
+    """An object of a model, where it goes and what it is: styles ws [1, num_ws, w_dim]."""
 
     loaded: LoadedModel
     ws: Tensor
     path: Path
+    source: str
 
     def field(self) -> OnCPU:
         """Its densities and colours."""
@@ -248,7 +258,7 @@ def _surface(thing: Object, options: MeshOptions) -> Mesh:
     """The mesh, with a progress bar; large ones go on where an interrupted run ended."""
     from dataclasses import replace
 
-    from epigraf.cli.progress import Meter
+    from epigraf.cli.progress import Stages
     from epigraf.geometry.extract import extract_mesh, object_level
     from epigraf.geometry.spool import Spool
 
@@ -261,26 +271,16 @@ def _surface(thing: Object, options: MeshOptions) -> Mesh:
         if spool.layers():
             typer.echo(f"{thing.path}: going on after {spool.layers()} finished layers", err=True)
     try:
-        with Meter(f"mesh {options.resolution}", 1.0) as meter:
-            mesh = extract_mesh(field, cfg, options, _share_of(meter), spool, choice)
-    except KeyboardInterrupt:
+        with Stages(thing.path.name) as stages:
+            mesh = extract_mesh(field, cfg, options, stages, spool, choice)
+    except (KeyboardInterrupt, OSError):
         if spool is not None:
             typer.echo(f"{spool.folder} is kept: the same command goes on from there", err=True)
         raise
-    source = f"{thing.loaded.path.name} at {thing.loaded.kimg:g} kimg"
-    return replace(mesh, facts={"source": source, **mesh.facts})
-
-
-def _share_of(meter: Meter) -> Progress:
-    """Tells the meter how many of how many blocks are done."""
-    done = 0.0
-
-    def told(count: int, total: int) -> None:
-        nonlocal done
-        meter.advance(count / total - done)
-        done = count / total
-
-    return told
+    except EpigrafError:
+        _spool_folder(thing.path, remove=True)
+        raise
+    return replace(mesh, facts={"source": thing.source, **mesh.facts})
 
 
 def _spool_folder(path: Path, remove: bool = False) -> Path:
@@ -294,19 +294,19 @@ def _spool_folder(path: Path, remove: bool = False) -> Path:
 
 
 def _save_volume(thing: Object, options: MeshOptions) -> str:
-    from epigraf.cli.progress import Meter
+    from epigraf.cli.progress import Stages
     from epigraf.geometry.extract import for_the_user, object_lattice
     from epigraf.geometry.mrc import save_volume
 
     lattice = object_lattice(thing.loaded.config, options)
-    facts = {"epigraf": f"{thing.loaded.path.name} at {thing.loaded.kimg:g} kimg",
+    facts = {"epigraf": thing.source,
              "values": "raw density, before shift, clamp and gain",
              "units": "world units, y up"}  # fmt: skip
     try:
-        with Meter("volume", 1.0) as meter, for_the_user():
+        with Stages(thing.path.name) as stages, for_the_user():
             low, high = save_volume(
                 thing.field().density_raw, lattice, thing.path, plan=thing.plan(options, None),
-                facts=facts, progress=_share_of(meter), max_points=options.max_points,
+                facts=facts, progress=stages("densities"), max_points=options.max_points,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"{_spool_folder(thing.path)} is kept: the same command goes on", err=True)

@@ -18,11 +18,11 @@ from epigraf.config import Config, LastInterval
 from epigraf.errors import EpigrafError
 from epigraf.geometry.agreement import VIEWS, Choice, choose_level, spread_angles
 from epigraf.geometry.clean import MIN_SHARE, decimate, keep_components, smooth
-from epigraf.geometry.density import Bounds, Lattice, density_grid
+from epigraf.geometry.density import Bounds, Lattice, Stages, density_grid, silent
 from epigraf.geometry.level import automatic_level
 from epigraf.geometry.mesh import Mesh, averaged_colors, surface_colors
 from epigraf.geometry.spool import Spool
-from epigraf.geometry.surface import Progress, SurfaceOptions, extract_surface, outward_normals
+from epigraf.geometry.surface import SurfaceOptions, extract_surface, outward_normals
 from epigraf.geometry.texture import Painter, textured
 from epigraf.rendering.camera import camera_origins
 from epigraf.rendering.renderer import FieldSample, RenderOptions
@@ -109,7 +109,7 @@ def extract_mesh(
     field: ObjectField,
     cfg: Config,
     options: MeshOptions,
-    progress: Progress | None = None,
+    stages: Stages = silent,
     spool: Spool | None = None,
     choice: Choice | None = None,
 ) -> Mesh:
@@ -119,7 +119,7 @@ def extract_mesh(
         field: `generator.field(planes)` of one object, on the CPU (`OnCPU` brings it there).
         cfg: the model's configuration (bounds, density activation).
         options: see MeshOptions.
-        progress: told after every block.
+        stages: told what is done, and how far it is.
         spool: where finished layers are kept for an interrupted run to go on.
         choice: the level; None: `object_level`.
 
@@ -129,7 +129,7 @@ def extract_mesh(
     lattice, choice = object_lattice(cfg, options), choice or object_level(field, cfg, options)
     with for_the_user():
         how = SurfaceOptions(clip_radius=cfg.dataset.object_radius, max_points=options.max_points)
-        mesh = extract_surface(field.density_raw, lattice, choice.level, how, progress, spool)
+        mesh = extract_surface(field.density_raw, lattice, choice.level, how, stages, spool)
     mesh, dropped = keep_components(mesh, options.keep, options.min_share)
     before = mesh
     if options.smooth:
@@ -140,7 +140,7 @@ def extract_mesh(
         normals = outward_normals(field.density_raw, mesh.vertices, lattice, options.max_points)
         mesh = replace(mesh, normals=normals)
     mesh = replace(mesh, facts=_facts(cfg, options, choice, dropped))
-    return _colored(mesh, field, cfg, options, lattice)
+    return _colored(mesh, field, cfg, options, stages)
 
 
 def _facts(cfg: Config, options: MeshOptions, choice: Choice, dropped: int) -> dict[str, str]:
@@ -158,26 +158,29 @@ def _facts(cfg: Config, options: MeshOptions, choice: Choice, dropped: int) -> d
 
 
 def _colored(
-    mesh: Mesh, field: ObjectField, cfg: Config, options: MeshOptions, lattice: Lattice
+    mesh: Mesh, field: ObjectField, cfg: Config, options: MeshOptions, stages: Stages
 ) -> Mesh:
     """With vertex colours, or with a texture instead of them."""
-    rays = color_rays(cfg, COLOR_REACH * float(lattice.spacing.max()))
+    if options.texture is None and not options.colors:
+        return mesh
+    rays = color_rays(cfg, COLOR_REACH * float(object_lattice(cfg, options).spacing.max()))
     camera = cfg.dataset.camera
     cameras = camera_origins(spread_angles(cfg, 2 * VIEWS), camera.radius)
     cameras = cameras + torch.tensor(camera.target)
 
     def paint(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        told = stages("colours")
         if options.average:
             return averaged_colors(
-                points, normals, cameras, field, rays, max_points=options.max_points
+                points, normals, cameras, field, rays, max_points=options.max_points, progress=told
             )
-        return surface_colors(points, normals, field, rays, max_points=options.max_points)
+        return surface_colors(
+            points, normals, field, rays, max_points=options.max_points, progress=told
+        )
 
     painter: Painter = paint
     if options.texture is not None:
         return textured(mesh, painter, options.texture)
-    if not options.colors:
-        return mesh
     return replace(mesh, colors=painter(mesh.vertices, mesh.normals))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from epigraf.geometry.density import Progress
 from epigraf.rendering.draws import ReplayDraws
 from epigraf.rendering.rays import Rays
 from epigraf.rendering.renderer import Field, RenderOptions, render_rays
@@ -57,6 +58,7 @@ def surface_colors(
     rays: RenderOptions,
     *,
     max_points: int = 65536,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Colours [N, 3] uint8 sRGB of points [N, 3] of a surface as they look from straight outside.
 
@@ -70,6 +72,7 @@ def surface_colors(
         field: colours and raw densities.
         rays: `near` 0 and `far` = length of the short rays, and the density's activation.
         max_points: field evaluations at a time.
+        progress: told how many points are done.
     """
     step = max(1, max_points // rays.num_coarse)
     blocks = [np.zeros((0, 3), np.uint8)]
@@ -78,6 +81,8 @@ def surface_colors(
         there = torch.from_numpy(points[part].astype(np.float32))[None]
         inward = torch.from_numpy(-normals[part].astype(np.float32))[None]
         blocks.append(colors_to_uint8(_seen(field, there, inward, rays)[0]))
+        if progress is not None:
+            progress(min(part.stop, len(points)), len(points))
     return np.concatenate(blocks)
 
 
@@ -89,12 +94,13 @@ def averaged_colors(
     rays: RenderOptions,
     *,
     max_points: int = 65536,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Colours as `surface_colors`, averaged over the view directions of cameras [V, 3] that a point
     faces, weighted by the cosine; straight from outside where it faces none of them."""
     straight = surface_colors(points, normals, field, rays, max_points=max_points)
     total, weight = np.zeros((len(points), 3)), np.zeros((len(points), 1))
-    for camera in cameras.double().numpy():
+    for number, camera in enumerate(cameras.double().numpy(), 1):
         towards = camera - points
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
         cosine = (towards * normals).sum(1)
@@ -102,6 +108,8 @@ def averaged_colors(
         colors = surface_colors(points[seen], towards[seen], field, rays, max_points=max_points)
         total[seen] += cosine[seen, None] * colors
         weight[seen] += cosine[seen, None]
+        if progress is not None:
+            progress(number, len(cameras))
     mean = np.where(weight > 0, total / np.maximum(weight, 1e-9), straight)
     return np.round(mean).astype(np.uint8)
 

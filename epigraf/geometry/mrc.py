@@ -15,8 +15,8 @@ import numpy as np
 from mrcfile.mrcmemmap import MrcMemmap
 
 from epigraf.errors import DataError
-from epigraf.geometry.density import DensityField, Lattice
-from epigraf.geometry.surface import Progress, Sampler
+from epigraf.geometry.density import DensityField, Lattice, Progress
+from epigraf.geometry.surface import Sampler
 
 SLAB_BYTES = 64 << 20
 

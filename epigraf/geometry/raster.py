@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_CANDIDATES = 1 << 21  # at a time
+_CANDIDATES, _FACES = 1 << 21, 1 << 19  # at a time
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def rasterize(
     pixels = (places + 1) / 2 * (side - 1)
     nearest = np.full(side * side, np.inf)
     face, weights = np.full(side * side, -1), np.zeros((side * side, 3))
-    in_front = np.all(local[faces, 2] < -1e-6, axis=1)
-    for pixel, which in _candidates(pixels[faces], in_front, side):
+    in_front = local[:, 2] < -1e-6
+    for pixel, which in _candidates(pixels, faces, in_front, side):
         t, inside, shares = _intersect(local[faces[which]], _directions(pixel, focal, side))
         pixel, which, t, shares = pixel[inside], which[inside], t[inside], shares[inside]
         order = np.lexsort((which, t, pixel))
@@ -66,9 +66,20 @@ def rasterize(
 
 
 def _candidates(
+    pixels: np.ndarray, faces: np.ndarray, usable: np.ndarray, side: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pixels [C] and faces [C] of the boxes of faces [F, 3] whose vertices lie at pixels [V, 2] and
+    are all usable [V], some at a time."""
+    for start in range(0, len(faces), _FACES):
+        part = faces[start : start + _FACES]
+        for pixel, which in _covered(pixels[part], usable[part].all(axis=1), side):
+            yield pixel, start + which
+
+
+def _covered(
     corners: np.ndarray, usable: np.ndarray, side: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pixels [C] and faces [C] of the boxes of triangles [F, 3, 2], some at a time."""
+    """Pixels [C] and triangles [C] of the boxes of usable triangles [F, 3, 2], some at a time."""
     low = np.clip(np.ceil(corners.min(1) - 1e-9), 0, side).astype(np.int64)
     high = np.clip(np.floor(corners.max(1) + 1e-9), -1, side - 1).astype(np.int64)
     size = np.maximum(high - low + 1, 0) * usable[:, None]

@@ -5,7 +5,6 @@ Legend: P points, R lattice points along an axis, V vertices, F faces. World uni
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,12 +12,10 @@ import numpy as np
 import torch
 
 from epigraf.geometry import blocks
-from epigraf.geometry.density import DensityField, Lattice, density_at
+from epigraf.geometry.density import DensityField, Lattice, Progress, Stages, density_at, silent
 from epigraf.geometry.mesh import Mesh
 from epigraf.geometry.spool import Spool
 
-Progress = Callable[[int, int], None]
-"""(blocks done, blocks in all)."""
 _NORMAL_STEP = 0.5  # of a voxel, to both sides
 
 
@@ -86,7 +83,7 @@ def extract_surface(
     lattice: Lattice,
     level: float,
     options: SurfaceOptions = SurfaceOptions(),
-    progress: Progress | None = None,
+    stages: Stages = silent,
     spool: Spool | None = None,
 ) -> Mesh:
     """The surface where the raw density crosses `level`, without colours.
@@ -96,14 +93,14 @@ def extract_surface(
         lattice: where it is sampled.
         level: raw density of the surface; inside is above it.
         options: see `SurfaceOptions`.
-        progress: told after every block.
+        stages: told of the surface after every block, and of its normals.
         spool: keeps finished layers of blocks on disk, and those of an interrupted run.
 
     Raises:
         ValueError: the level is not inside the range of the densities, or they are not finite.
     """
     sampler = Sampler(field, lattice, options.max_points)
-    pieces = _pieces(sampler, level, options, progress or (lambda *_: None), spool)
+    pieces = _pieces(sampler, level, options, stages("surface"), spool)
     places, faces = blocks.stitch(pieces, lattice.resolution)
     if options.clip_radius is not None:  # outside of the ball is emptiness
         sampler.low = min(sampler.low, level - 1)
@@ -111,7 +108,8 @@ def extract_surface(
         _explain_nothing(sampler, level)
     places *= lattice.spacing
     places += np.array(lattice.bounds.low)
-    return Mesh(places, faces, outward_normals(field, places, lattice, options.max_points))
+    normals = outward_normals(field, places, lattice, options.max_points, stages("normals"))
+    return Mesh(places, faces, normals)
 
 
 def _pieces(
@@ -164,7 +162,11 @@ def _explain_nothing(sampler: Sampler, level: float) -> None:
 
 @torch.no_grad()
 def outward_normals(
-    field: DensityField, vertices: np.ndarray, lattice: Lattice, max_points: int = 65536
+    field: DensityField,
+    vertices: np.ndarray,
+    lattice: Lattice,
+    max_points: int = 65536,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """-grad(density) at vertices [V, 3], unit length float32: central differences over a voxel.
 
@@ -174,6 +176,8 @@ def outward_normals(
     for start in range(0, len(vertices), max_points):
         part = slice(start, start + max_points)
         normals[part] = _normals(field, vertices[part], lattice.spacing * _NORMAL_STEP)
+        if progress is not None:
+            progress(min(part.stop, len(vertices)), len(vertices))
     return normals
 
 

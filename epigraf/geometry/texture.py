@@ -32,7 +32,7 @@ def textured(mesh: Mesh, paint: Painter, side: int) -> Mesh:
         side: of the texture.
 
     Raises:
-        EpigrafError: too many faces, or the package xatlas is missing.
+        EpigrafError: too many faces.
     """
     if len(mesh.faces) > MOST_FACES:
         raise EpigrafError(
@@ -53,10 +53,8 @@ def textured(mesh: Mesh, paint: Painter, side: int) -> Mesh:
 
 def _atlas(mesh: Mesh, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Old vertex [V'] of each new one, faces [F, 3], uv [V', 2]."""
-    try:
-        import xatlas
-    except ImportError:
-        raise EpigrafError("--texture needs the package xatlas: pip install xatlas") from None
+    import xatlas
+
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
     pack = xatlas.PackOptions()

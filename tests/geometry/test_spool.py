@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from epigraf.geometry.density import Bounds, Lattice
+from epigraf.geometry.density import Bounds, Lattice, Progress
 from epigraf.geometry.spool import Spool
 from epigraf.geometry.surface import SurfaceOptions, extract_surface
 
@@ -30,12 +30,16 @@ def test_an_interrupted_surface_goes_on(tmp_path: Path) -> None:
     whole = extract_surface(ball, LATTICE, 0.0, options)
     spool = Spool(tmp_path / ".a.partial", "plan")
     with pytest.raises(KeyboardInterrupt):
-        extract_surface(ball, LATTICE, 0.0, options, stop, spool)
+        extract_surface(ball, LATTICE, 0.0, options, lambda _: stop, spool)
     assert spool.layers() == 2
     again = Spool(tmp_path / ".a.partial", "plan")
-    first: list[int] = []
-    mesh = extract_surface(ball, LATTICE, 0.0, options, lambda d, _: first.append(d), again)
-    assert first[0] > 1  # the first layer was not computed anew
+    told: list[int] = []
+
+    def tell(stage: str) -> Progress:
+        return lambda done, _: told.append(done) if stage == "surface" else None
+
+    mesh = extract_surface(ball, LATTICE, 0.0, options, tell, again)
+    assert told[0] > 1  # the first layer was not computed anew
     assert mesh.vertices.tobytes() == whole.vertices.tobytes()
     assert mesh.faces.tobytes() == whole.faces.tobytes()
     again.remove()
@@ -45,12 +49,12 @@ def test_an_interrupted_surface_goes_on(tmp_path: Path) -> None:
 def test_layers_of_another_plan_and_damaged_ones_are_not_used(tmp_path: Path) -> None:
     folder = tmp_path / "p"
     spool = Spool(folder, "one")
-    extract_surface(ball, LATTICE, 0.0, SurfaceOptions(cells=20), None, spool)
+    extract_surface(ball, LATTICE, 0.0, SurfaceOptions(cells=20), spool=spool)
     count = spool.layers()
     assert Spool(folder, "one").layers() == count > 0
     file = next(folder.glob("*.npz"))
     file.write_bytes(file.read_bytes()[:100])
-    mesh = extract_surface(ball, LATTICE, 0.0, SurfaceOptions(cells=20), None, spool)
+    mesh = extract_surface(ball, LATTICE, 0.0, SurfaceOptions(cells=20), spool=spool)
     whole = extract_surface(ball, LATTICE, 0.0, SurfaceOptions(cells=20))
     np.testing.assert_array_equal(mesh.faces, whole.faces)
     assert Spool(folder, "two").layers() == 0

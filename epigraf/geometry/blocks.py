@@ -24,7 +24,7 @@ import numpy as np
 from epigraf.geometry.density import Lattice
 
 CELLS = 64  # of a block, along an axis
-_ROWS = 1 << 18  # of a large array at a time
+_ROWS, _SIDES = 1 << 18, 1 << 12  # of a large array, and of bricks, at a time
 BRICK_CELLS = 4  # between two of the densities that decide where is looked more closely,
 FEWEST_PROBES, MOST_PROBES = 128, 256  # unless these would be fewer or more along an axis
 
@@ -161,9 +161,10 @@ class Bricks:
 
 def find_bricks(at: PointValues, resolution: int, level: float) -> Bricks:
     """Probe the lattice: every `BRICK_CELLS`-th point along each axis or more often, so that there
-    are `FEWEST_PROBES`, or all; at most `MOST_PROBES` + 1.
+    are `FEWEST_PROBES`, or all; at most `MOST_PROBES` + 1. Then follow what leaves the bricks
+    found, however thin it is.
 
-    What is thinner than a brick and two bricks away from all else can be missed.
+    Parts that no probe lies in, not connected to others, can be missed.
     """
     last = resolution - 1
     cells = min(BRICK_CELLS, max(round(last / FEWEST_PROBES), 1))
@@ -179,7 +180,45 @@ def find_bricks(at: PointValues, resolution: int, level: float) -> Bricks:
         some = shifted[0] | shifted[1] | shifted[2] | shifted[3]
         shifted = [np.take(every, range(k, k + count), axis) for k in range(4)]
         every = shifted[0] & shifted[1] & shifted[2] & shifted[3]
-    return Bricks(cells, above, some & ~every)
+    bricks = Bricks(cells, above, some & ~every)
+    _follow(bricks, probes, at, level)
+    return bricks
+
+
+def _follow(bricks: Bricks, probes: np.ndarray, at: PointValues, level: float) -> None:
+    """Activate bricks that the surface enters through a side of an active one, and so on."""
+    active, seen = bricks.active, np.zeros((3, *bricks.active.shape), bool)
+    if bricks.cells == 1:
+        return  # no points between probes
+    growing = True
+    while growing:
+        growing = False
+        for axis in range(3):
+            here, there = np.moveaxis(active, axis, 0)[:-1], np.moveaxis(active, axis, 0)[1:]
+            border = np.zeros_like(active)
+            np.moveaxis(border, axis, 0)[:-1] = here != there
+            sides = np.argwhere(border & ~seen[axis])  # of brick i and the next one
+            seen[axis] |= border
+            for start in range(0, len(sides), _SIDES):
+                part = sides[start : start + _SIDES]
+                crossed = part[_crossed(bricks, part, axis, probes, at, level)]
+                for end in (crossed, crossed + np.eye(3, dtype=np.int64)[axis]):
+                    active[tuple(end.T)] = True
+                growing |= len(crossed) > 0
+
+
+def _crossed(
+    bricks: Bricks, sides: np.ndarray, axis: int, probes: np.ndarray, at: PointValues, level: float
+) -> np.ndarray:
+    """Whether [N] the surface passes through the sides between bricks [N, 3] and the next ones
+    along an axis, whose corners lie on one side of the level."""
+    steps = np.arange(bricks.cells + 1)
+    first, second = np.meshgrid(steps, steps, indexing="ij")
+    offset = np.insert(np.stack([first.ravel(), second.ravel()], axis=1), axis, 0, axis=1)
+    corner = sides + np.eye(3, dtype=np.int64)[axis]
+    index = np.minimum(probes[corner][:, None] + offset, probes[-1])
+    values = off_level(at(index.reshape(-1, 3)), level).reshape(len(sides), -1)
+    return ((values > level) != bricks.above[tuple(corner.T)][:, None]).any(axis=1)
 
 
 def march(values: Values, block: Block, resolution: int, level: float) -> Piece:

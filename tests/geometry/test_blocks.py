@@ -36,7 +36,15 @@ def gyroid(p):
     return np.sin(x) * np.cos(y) + np.sin(y) * np.cos(z) + np.sin(z) * np.cos(x)
 
 
-FIELDS = {"sphere": sphere, "torus": torus, "box": box, "gyroid": gyroid}
+def needle(p):
+    """A ball with a needle, a voxel thin, across many bricks."""
+    direction = np.array([0.6, 0.5, 0.62449980])
+    along = np.clip(p @ direction, 0, 0.95)
+    thin = 0.03 - np.linalg.norm(p - along[..., None] * direction, axis=-1)
+    return np.maximum(0.2 - np.linalg.norm(p, axis=-1), thin)
+
+
+FIELDS = {"sphere": sphere, "torus": torus, "box": box, "gyroid": gyroid, "needle": needle}
 
 
 def sampled(field, lattice: Lattice) -> blocks.PointValues:
@@ -86,7 +94,7 @@ def test_nothing_depends_on_the_size_of_blocks_to_the_last_bit(name: str):
         assert faces.tobytes() == first[1].tobytes()
 
 
-@pytest.mark.parametrize("name", ["sphere", "torus", "gyroid"])
+@pytest.mark.parametrize("name", ["sphere", "torus", "gyroid", "needle"])
 @pytest.mark.parametrize("probes", [16, 128])
 def test_blocks_without_surface_are_left_out_and_nothing_else(
     name: str, probes: int, monkeypatch: pytest.MonkeyPatch

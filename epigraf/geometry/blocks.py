@@ -25,8 +25,7 @@ from epigraf.geometry.density import Lattice
 
 CELLS = 64  # of a block, along an axis
 _ROWS, _SIDES = 1 << 18, 1 << 12  # of a large array, and of bricks, at a time
-BRICK_CELLS = 4  # between two of the densities that decide where is looked more closely,
-FEWEST_PROBES, MOST_PROBES = 128, 256  # unless these would be fewer or more along an axis
+PROBES = 256  # along an axis: densities that decide where is looked more closely
 
 Values = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Lattice indices along x, y and z -> raw densities [len(x), len(y), len(z)] float32."""
@@ -160,15 +159,13 @@ class Bricks:
 
 
 def find_bricks(at: PointValues, resolution: int, level: float) -> Bricks:
-    """Probe the lattice: every `BRICK_CELLS`-th point along each axis or more often, so that there
-    are `FEWEST_PROBES`, or all; at most `MOST_PROBES` + 1. Then follow what leaves the bricks
-    found, however thin it is.
+    """Probe the lattice: all points, or every second, third ..., so that there are at most `PROBES`
+    + 1 along an axis. Then follow what leaves the bricks found, however thin it is.
 
     Parts that no probe lies in, not connected to others, can be missed.
     """
     last = resolution - 1
-    cells = min(BRICK_CELLS, max(round(last / FEWEST_PROBES), 1))
-    cells = max(cells, -(-last // MOST_PROBES))
+    cells = -(-last // PROBES)
     probes = np.append(np.arange(0, last, cells), last)
     values = gridded(at)
     above = np.stack([off_level(values(x[None], probes, probes)[0], level) > level for x in probes])

@@ -95,11 +95,11 @@ def test_nothing_depends_on_the_size_of_blocks_to_the_last_bit(name: str):
 
 
 @pytest.mark.parametrize("name", ["sphere", "torus", "gyroid", "needle"])
-@pytest.mark.parametrize("probes", [16, 128])
+@pytest.mark.parametrize("probes", [16, 256])
 def test_blocks_without_surface_are_left_out_and_nothing_else(
     name: str, probes: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(blocks, "FEWEST_PROBES", probes)
+    monkeypatch.setattr(blocks, "PROBES", probes)
     lattice = Lattice(65, Bounds.cube(2.0))
     whole, skipped = (surface(FIELDS[name], lattice, 8, skip) for skip in (False, True))
     assert whole[0].tobytes() == skipped[0].tobytes()

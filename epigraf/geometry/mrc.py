@@ -105,8 +105,12 @@ def _begin(
             file.header.origin = lattice.bounds.low
         for name, value in list(facts.items())[:9]:
             file.add_label(f"{name}: {value}"[:80])
-    with volume.open("rb+") as claimed:
-        os.posix_fallocate(claimed.fileno(), 0, volume.stat().st_size)
+    try:
+        with volume.open("rb+") as claimed:
+            os.posix_fallocate(claimed.fileno(), 0, volume.stat().st_size)
+    except OSError:
+        shutil.rmtree(folder)
+        raise
     return 0, np.inf, -np.inf, 0.0
 
 

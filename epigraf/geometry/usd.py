@@ -5,6 +5,7 @@ y up, one world unit is called a metre, displayColor linear, textures sRGB, v up
 
 from __future__ import annotations
 
+import re
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -26,9 +27,17 @@ def write_usd(mesh: Mesh, temporary: Path, path: Path) -> None:
     beside it (`path` with .png).
 
     Raises:
-        EpigrafError: usd-core is missing.
+        EpigrafError: usd-core is missing, or cannot write.
     """
     pxr = _library(path.suffix)
+    try:
+        _write(pxr, mesh, temporary, path)
+    except pxr.Tf.ErrorException as error:  # a page of places in its source; the first says why
+        reason = re.search(r" : '(.*?)'", str(error))
+        raise EpigrafError(f"cannot write {path}: {reason[1] if reason else error}") from None
+
+
+def _write(pxr: Any, mesh: Mesh, temporary: Path, path: Path) -> None:
     packed = path.suffix.lower() == ".usdz"
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         ending = ".usdc" if packed else path.suffix.lower()
@@ -51,7 +60,7 @@ def write_usd(mesh: Mesh, temporary: Path, path: Path) -> None:
 def _library(ending: str) -> Any:
     """Pixar's modules, which have no type information."""
     try:
-        names = ("Sdf", "Usd", "UsdGeom", "UsdShade", "UsdUtils", "Vt")
+        names = ("Sdf", "Tf", "Usd", "UsdGeom", "UsdShade", "UsdUtils", "Vt")
         return SimpleNamespace(**{name: import_module(f"pxr.{name}") for name in names})
     except ImportError:
         raise EpigrafError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from epigraf.errors import DataError
-from epigraf.geometry.clean import quality
+from epigraf.errors import DataError, EpigrafError
+from epigraf.geometry.clean import decimate, quality
 from epigraf.geometry.density import Bounds, Lattice, density_grid
 from epigraf.geometry.export import MESH_ENDINGS, save_mesh
 from epigraf.geometry.mesh import Mesh
@@ -235,3 +237,40 @@ def test_a_failed_write_leaves_the_old_file(mesh: Mesh, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot write"):
         save_mesh(mesh, tmp_path / "file" / "ball.ply")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pxr import Tf, Usd
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(DataError, match=r"cannot write .*ball.mrc: No space left on device"):
+        save_volume(_slope, LATTICE, tmp_path / "ball.mrc")
+
+    def broken(*_: object) -> None:
+        raise Tf.ErrorException("Error in 'a::Write' at line 7 : 'No space left' Error in 'b'")
+
+    monkeypatch.setattr(Usd.Stage, "CreateNew", broken)
+    with pytest.raises(EpigrafError, match=r"cannot write .*ball.usdz: No space left$"):
+        save_mesh(mesh, tmp_path / "ball.usdz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["pxr", "fast_simplification"])
+def test_a_missing_package_is_one_line_that_says_how_to_get_it(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    use = {
+        "pxr": lambda: save_mesh(mesh, tmp_path / "ball.usdz"),
+        "fast_simplification": lambda: decimate(mesh, 20),
+    }[package]
+    with pytest.raises(EpigrafError, match=r"needs the package .*: pip install 'epigraf\[mesh\]'"):
+        use()
+    assert list(tmp_path.iterdir()) == []

@@ -162,7 +162,7 @@ def mesh(
     paths = _targets(out, numbers, file_format)
     for path in paths:
         check_target(path)
-    _check_needs(paths[0].suffix.lower(), texture, check, against)
+    _check_needs(paths[0].suffix.lower(), texture, check, against, decimate)
     options = MeshOptions(
         resolution=resolution, level=level, bounds=parse_bounds(bounds), keep=keep,
         min_share=min_share, smooth=smooth, decimate=decimate, average=average, texture=texture,
@@ -191,9 +191,13 @@ def _targets(out: Path, seeds: list[int], chosen: MeshFormat | None) -> list[Pat
     return [out]
 
 
-def _check_needs(ending: str, texture: int | None, check: bool, against: Path | None) -> None:
-    """Raise EpigrafError, before the work, where options do not go together."""
+def _check_needs(
+    ending: str, texture: int | None, check: bool, against: Path | None, decimate: int | None
+) -> None:
+    """Raise EpigrafError, before the work, where options do not go together or a package lacks."""
+    from epigraf.geometry.clean import decimator
     from epigraf.geometry.export import TEXTURED
+    from epigraf.geometry.usd import USD_ENDINGS, usd_library
 
     if texture is not None and ending not in TEXTURED:
         raise EpigrafError(f"--texture: {ending} holds none; use glb, obj, usdz or npz")
@@ -201,6 +205,10 @@ def _check_needs(ending: str, texture: int | None, check: bool, against: Path | 
         raise EpigrafError("--check and --against are for meshes; .mrc is a volume")
     if against is not None and not against.is_file():
         raise EpigrafError(f"--against {against}: no such file")
+    if ending in USD_ENDINGS:
+        usd_library(ending)
+    if decimate is not None:
+        decimator()
 
 
 @dataclass(frozen=True)

@@ -185,8 +185,6 @@ def find_bricks(at: PointValues, resolution: int, level: float) -> Bricks:
 def _follow(bricks: Bricks, probes: np.ndarray, at: PointValues, level: float) -> None:
     """Activate bricks that the surface enters through a side of an active one, and so on."""
     active, seen = bricks.active, np.zeros((3, *bricks.active.shape), bool)
-    if bricks.cells == 1:
-        return  # no points between probes
     growing = True
     while growing:
         growing = False

@@ -5,7 +5,7 @@ V vertices, F faces, E edges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -64,13 +64,7 @@ def decimate(mesh: Mesh, target: int) -> Mesh:
     """
     if len(mesh.faces) <= target:
         return mesh
-    try:
-        import fast_simplification
-    except ImportError:
-        raise EpigrafError(
-            "--decimate needs the package fast-simplification: pip install 'epigraf[mesh]'"
-        ) from None
-    vertices, faces = fast_simplification.simplify(
+    vertices, faces = decimator()(
         mesh.vertices, mesh.faces, target_count=target, return_collapses=False
     )[:2]
     used = np.zeros(len(vertices), bool)
@@ -78,6 +72,21 @@ def decimate(mesh: Mesh, target: int) -> Mesh:
     places, faces = vertices.astype(np.float64), faces.astype(np.int32)
     fewer = Mesh(places, faces, face_normals(places, faces), facts=mesh.facts)
     return fewer.part(used)
+
+
+def decimator() -> Callable[..., tuple[np.ndarray, ...]]:
+    """`simplify` of fast-simplification.
+
+    Raises:
+        EpigrafError: the package is missing.
+    """
+    try:
+        from fast_simplification import simplify
+    except ImportError:
+        raise EpigrafError(
+            "--decimate needs the package fast-simplification: pip install 'epigraf[mesh]'"
+        ) from None
+    return simplify
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

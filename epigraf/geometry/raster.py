@@ -72,7 +72,7 @@ def _candidates(
     are all usable [V], some at a time."""
     for start in range(0, len(faces), _FACES):
         part = faces[start : start + _FACES]
-        for pixel, which in _covered(pixels[part], usable[part].all(axis=1), side):
+        for pixel, which in _covered(pixels[part], usable[part].min(axis=1), side):
             yield pixel, start + which
 
 

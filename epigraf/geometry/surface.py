@@ -121,7 +121,9 @@ def _pieces(
     if options.clip_radius is not None:
         at = blocks.clipped(sampler, lattice, level, options.clip_radius)
     wanted, values = blocks.blocks(n, options.close, options.cells), blocks.gridded(at)
-    if options.skip_empty:
+    # Where every point would be a probe none is needed; but the range of the densities, of which
+    # finished layers know nothing.
+    if options.skip_empty and (n - 1 > blocks.PROBES or spool is not None):
         bricks = blocks.find_bricks(at, n, level)
         wanted, values = [b for b in wanted if bricks.touches(b)], bricks.sparse(at, level)
     if options.close:

@@ -29,7 +29,7 @@ def write_usd(mesh: Mesh, temporary: Path, path: Path) -> None:
     Raises:
         EpigrafError: usd-core is missing, or cannot write.
     """
-    pxr = _library(path.suffix)
+    pxr = usd_library(path.suffix)
     try:
         _write(pxr, mesh, temporary, path)
     except pxr.Tf.ErrorException as error:  # a page of places in its source; the first says why
@@ -57,8 +57,12 @@ def _write(pxr: Any, mesh: Mesh, temporary: Path, path: Path) -> None:
         layer.replace(temporary)
 
 
-def _library(ending: str) -> Any:
-    """Pixar's modules, which have no type information."""
+def usd_library(ending: str) -> Any:
+    """Pixar's modules, which have no type information.
+
+    Raises:
+        EpigrafError: usd-core is missing.
+    """
     try:
         names = ("Sdf", "Tf", "Usd", "UsdGeom", "UsdShade", "UsdUtils", "Vt")
         return SimpleNamespace(**{name: import_module(f"pxr.{name}") for name in names})

@@ -96,6 +96,8 @@ def test_sample_takes_the_snapshot_file_itself(epigraf: Run, model: Path, tmp_pa
         (("mesh", "MODEL", "--out", "a.abc"), "meshes end in .glb, .obj, .ply, .stl"),
         (("mesh", "MODEL", "--texture", "64", "--out", "a.ply"), "--texture: .ply holds none"),
         (("mesh", "MODEL", "--check", "--out", "a.mrc"), ".mrc is a volume"),
+        (("mesh", "MODEL", "--bounds", "1,2"), "--bounds: cannot read '1,2'"),
+        (("mesh", "MODEL", "--bounds", "0,0,0,0,1,1"), "x must have low < high"),
         (("mesh", "MODEL", "--against", "nowhere.ply"), "nowhere.ply: no such file"),
         (("mesh", "MODEL", "--format", "obj", "--out", "a.ply"), "disagree"),
         (("mesh", "MODEL", "--resolution", "8", "--level", "1e9"), "level"),

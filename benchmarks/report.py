@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from epigraf.benchmarks.bars import Group, draw_dots, draw_stacks
+from epigraf.benchmarks.bench_mesh import mesh_lines
 from epigraf.benchmarks.bench_occupancy import occupancy_lines
 from epigraf.benchmarks.bench_step import STEP
 from epigraf.benchmarks.machine import describe_peaks, peak_fma, peak_gflops, peak_read
@@ -163,6 +164,8 @@ def _tables(result: Result) -> Iterator[str]:
     if result.suite == "scaling":
         yield from (f"* {line}" for line in scaling_lines(result.rows))
         return
+    if result.suite == "mesh":
+        yield from (*(f"* {line}" for line in mesh_lines(result.rows)), "")
     if result.suite == "occupancy":
         yield from (*(f"* {line}" for line in occupancy_lines(result.rows)), "")
     yield "| case | implementation | best ms | median ms | GFLOP/s | peak MiB |"

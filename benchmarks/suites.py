@@ -11,6 +11,7 @@ from epigraf.benchmarks import (
     bench_composite,
     bench_decoder,
     bench_importance,
+    bench_mesh,
     bench_occupancy,
     bench_random,
     bench_rays,
@@ -54,6 +55,7 @@ SUITES: dict[str, Measure] = {
     "render": Suite(bench_render.cases, rounds=10),
     "step": bench_step.measure,
     "occupancy": Suite(bench_occupancy.cases, rounds=5),
+    "mesh": Suite(bench_mesh.cases, rounds=bench_mesh.ROUNDS),
     "scaling": Suite(bench_scaling.cases, rounds=7),
 }
 

@@ -204,9 +204,14 @@ Device = Annotated[
 class MeshFormat(Enum):
     """File formats of `mesh` and of the demo."""
 
-    PLY = "ply"
-    OBJ = "obj"
     GLB = "glb"
+    OBJ = "obj"
+    PLY = "ply"
+    STL = "stl"
+    NPZ = "npz"
+    USDZ = "usdz"
+    USDC = "usdc"
+    USDA = "usda"
     MRC = "mrc"
 
 

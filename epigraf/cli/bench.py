@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from epigraf.cli.kernels import kernels
 from epigraf.errors import EpigrafError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ WIDTH = 150  # of tables that go to a file
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Measure the ops, the renderer, a training step, and how they scale; compare, report.",
+    help="Measure ops, renderer, training steps, meshes, and how they scale; compare, report.",
     epilog="[bold]Examples[/bold]\n\n  epigraf bench render\n"
     "  epigraf bench step --config plants64\n"
     "  epigraf bench compare before.json after.json\n"
@@ -157,6 +158,27 @@ def occupancy(
 
 
 @app.command()
+def mesh(
+    out: Out = RESULTS,
+    rounds: Rounds = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    only: Only = "",
+    quick: Quick = False,
+    default_malloc: Malloc = False,
+) -> None:
+    """Measure the surface of the shipped model, by blocks and from a dense grid.
+
+    [bold]Examples[/bold]
+
+      epigraf bench mesh
+      epigraf bench mesh --only 256 --rounds 1
+    """
+    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
+    run("mesh", settings, out)
+
+
+@app.command()
 def scaling(
     out: Out = RESULTS,
     rounds: Rounds = None,
@@ -260,38 +282,7 @@ def report(
     write_report(folder, plots, readme)
 
 
-@app.command()
-def kernels(
-    archs: Annotated[
-        list[int] | None,
-        typer.Argument(metavar="[ARCH]...", help="80 for sm_80. [dim]Default: all[/dim]"),
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="Write the report to this file, docs/kernels.md.")
-    ] = None,
-) -> None:
-    """Compile the CUDA kernels and report registers, spills, occupancy, predicted speed.
-
-    Needs nvcc (or $NVCC) and a source tree, no GPU. Exit code 1 if registers spill.
-
-    [bold]Examples[/bold]
-
-      epigraf bench kernels 80
-      epigraf bench kernels --page docs/kernels.md
-    """
-    from epigraf.benchmarks.kernel_report import LIMITS, compile_kernels, spilled
-    from epigraf.benchmarks.kernel_report import page as page_of
-    from epigraf.benchmarks.roofline import Case
-
-    found = compile_kernels(sorted(set(archs or LIMITS)))
-    text = page_of(found, Case())
-    if page is None:
-        typer.echo(text)
-    else:
-        page.write_text(text, encoding="utf-8")
-        typer.echo(f"wrote {page}")
-    if names := spilled(found):
-        raise EpigrafError(f"bench kernels: registers spill in {', '.join(names)}")
+app.command()(kernels)
 
 
 def make_settings(

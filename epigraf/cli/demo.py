@@ -187,12 +187,13 @@ def _turntable(loaded: LoadedModel, cast: Tensor, out: Path) -> None:
 def _mesh(loaded: LoadedModel, cast: Tensor, path: Path) -> Mesh:
     """The first of the cast."""
     from epigraf.geometry.export import save_mesh
-    from epigraf.geometry.extract import MeshOptions, extract_mesh
+    from epigraf.geometry.extract import MeshOptions, OnCPU, extract_mesh
     from epigraf.models.sampling import object_field
 
     ws = cast[0, :1]
-    options = MeshOptions(resolution=MESH_RESOLUTION, largest=True)
-    mesh = extract_mesh(object_field(loaded.generator, ws), loaded.config, options)
+    options = MeshOptions(resolution=MESH_RESOLUTION, keep=1)
+    field = OnCPU(object_field(loaded.generator, ws), ws.device)
+    mesh = extract_mesh(field, loaded.config, options)
     save_mesh(mesh, path)
     return mesh
 

@@ -1,4 +1,4 @@
-"""The little languages of option values: seeds, grids, layers, outputs, crops."""
+"""The little languages of option values: seeds, grids, layers, outputs, crops, boxes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from epigraf.errors import EpigrafError
 
 if TYPE_CHECKING:
+    from epigraf.geometry.density import Bounds
     from epigraf.models.pictures import Output
     from epigraf.rendering.frame import Box
 
@@ -127,3 +128,24 @@ def parse_crop(text: str, side: int) -> Box:
             f"(or 1.0, in fractions)"
         )
     return Box(left, top, right - left, bottom - top)
+
+
+def parse_bounds(text: str | None) -> Bounds | None:
+    """Read `-0.1,-0.2,-0.1,0.1,0.2,0.1` as the box from the first three to the last three.
+
+    Raises:
+        EpigrafError: anything else, or a box that is empty along an axis.
+    """
+    from epigraf.geometry.density import Bounds
+
+    if text is None:
+        return None
+    try:
+        x0, y0, z0, x1, y1, z1 = map(float, text.split(","))
+        return Bounds((x0, y0, z0), (x1, y1, z1))
+    except ValueError as error:
+        detail = f" ({error})" if str(error).startswith("Bounds") else ""
+        raise EpigrafError(
+            f"--bounds: cannot read {text!r}{detail}; write XMIN,YMIN,ZMIN,XMAX,YMAX,ZMAX in "
+            "world units"
+        ) from None

@@ -18,6 +18,15 @@ OFFICIAL_LEVEL = 25.0
 
 DensityField = Callable[[Tensor], Tensor]
 """points_world [1, P, 3] float32 -> raw density [1, P]."""
+Progress = Callable[[int, int], None]
+"""(parts done, parts in all)."""
+Stages = Callable[[str], Progress]
+"""What is done next -> told how far it is."""
+
+
+def silent(_stage: str) -> Progress:
+    """Stages that nobody wants to hear of."""
+    return lambda _done, _total: None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Write meshes (ply, obj, glb) and volumes (mrc). V vertices, F faces.
+"""Write meshes: the ending of the file's name chooses the format. V vertices, F faces.
 
 Every file is written beside its final name and then renamed: a reader never sees half a file.
 World units and axes (y up, right-handed) are the same in all formats.
@@ -8,62 +8,57 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 
 from epigraf.errors import DataError
-from epigraf.geometry.density import Volume
+from epigraf.geometry.gltf import encode_glb
 from epigraf.geometry.mesh import Mesh
+from epigraf.geometry.usd import USD_ENDINGS, write_usd
+from epigraf.geometry.wavefront import ROWS, encode_mtl, encode_obj, encode_png
 
-_GL_FLOAT, _GL_UINT32 = 5126, 5125
-_GL_VERTICES, _GL_INDICES = 34962, 34963
+TEXTURED = {".glb", ".obj", ".npz", *USD_ENDINGS}
+"""Formats that hold a texture."""
 
 
 def save_mesh(mesh: Mesh, path: Path) -> Path:
-    """Write a mesh; the suffix of `path` (.ply, .obj, .glb) chooses the format.
+    """Write a mesh; the suffix of `path` chooses the format.
 
-    ply (binary) and obj ("v x y z r g b", r g b in [0, 1]) store the colours as they are, sRGB; glb
-    stores them linear, as glTF 2.0 (section 3.7.2.1) demands of COLOR_0.
-
-    Raises:
-        DataError: another suffix, or the file cannot be written.
-    """
-    encoders: dict[str, Callable[[Mesh], bytes]] = {".ply": _ply, ".obj": _obj, ".glb": _glb}
-    encoder = encoders.get(path.suffix.lower())
-    if encoder is None:
-        raise DataError(f"mesh: cannot write {path.name}; use one of {', '.join(encoders)}")
-    content = encoder(mesh)
-    return _write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def save_volume(volume: Volume, path: Path) -> Path:
-    """Write raw densities as MRC2014 (float32, mode 2), voxel size and origin in the header.
-
-    The file's data are indexed [z, y, x], as the format wants. Lengths are world units, where the
-    format nominally has angstrom.
+    .ply (binary), .obj and .npz store vertex colours as they are, sRGB; .glb, .usd* linear, as
+    their specifications demand; .stl has none. Textures are sRGB PNG, within .glb and .usdz,
+    beside .obj (with its .mtl) and .usdc, .usda. The mesh's facts go into comments (ply, obj),
+    `asset.extras` (glb), the header (stl, cut to its 80 bytes), the layer's custom data (usd) or a
+    JSON text (npz).
 
     Raises:
-        DataError: another suffix, or the file cannot be written.
+        DataError: another suffix, a texture where there is no place for it, a missing package, or
+            the file cannot be written.
     """
-    if path.suffix.lower() != ".mrc":
-        raise DataError(f"volume: cannot write {path.name}; use .mrc")
+    ending = path.suffix.lower()
+    if ending not in MESH_ENDINGS:
+        raise DataError(f"mesh: cannot write {path.name}; use one of {', '.join(MESH_ENDINGS)}")
+    if mesh.texture is not None and ending not in TEXTURED:
+        raise DataError(f"mesh: {ending} holds no texture; use .glb, .obj, .usdz or .npz")
+    if ending in USD_ENDINGS:
+        return write_atomically(path, lambda temporary: write_usd(mesh, temporary, path))
+    if ending == ".npz":
+        return write_atomically(path, lambda temporary: _write_npz(mesh, temporary))
+    if ending == ".obj" and mesh.texture is not None:
+        _write_parts(path.with_suffix(".png"), [encode_png(mesh.texture)])
+        _write_parts(path.with_suffix(".mtl"), [encode_mtl(path.stem)])
+    if ending == ".obj":
+        return _write_parts(path, encode_obj(mesh, path.stem))
+    encode = {".ply": _ply, ".glb": encode_glb, ".stl": _stl}[ending]
+    return _write_parts(path, encode(mesh))
 
-    def write(temporary: Path) -> None:
-        with mrcfile.new(temporary, overwrite=True) as file:
-            file.set_data(np.ascontiguousarray(volume.values.transpose(2, 1, 0), np.float32))
-            file.voxel_size = tuple(float(s) for s in volume.lattice.spacing)
-            if file.header is not None:  # it is there from `new` on
-                file.header.origin = volume.lattice.bounds.low
 
-    return _write_atomically(path, write)
+MESH_ENDINGS = (".glb", ".obj", ".ply", ".stl", ".npz", *USD_ENDINGS)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file in the same folder, then rename it to `path`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,93 +76,59 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def _ply(mesh: Mesh) -> bytes:
+def _write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+
+    return write_atomically(path, write)
+
+
+def _ply(mesh: Mesh) -> Iterator[bytes]:
     """Binary little-endian PLY."""
     fields = [("position", "<f4", 3), ("normal", "<f4", 3)]
     names = ["x", "y", "z", "nx", "ny", "nz"]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(mesh.vertices)}"]
+    header = ["ply", "format binary_little_endian 1.0", "comment epigraf"]
+    header += [f"comment {name}: {value}" for name, value in mesh.facts.items()]
+    header += [f"element vertex {len(mesh.vertices)}"]
     header += [f"property float {name}" for name in names]
     if mesh.colors is not None:
         fields.append(("color", "u1", 3))
         header += [f"property uchar {name}" for name in ("red", "green", "blue")]
     header += [f"element face {len(mesh.faces)}", "property list uchar int vertex_indices"]
-    vertices = np.zeros(len(mesh.vertices), dtype=fields)
-    vertices["position"], vertices["normal"] = mesh.vertices, mesh.normals
-    if mesh.colors is not None:
-        vertices["color"] = mesh.colors
-    faces = np.zeros(len(mesh.faces), dtype=[("count", "u1"), ("index", "<i4", 3)])
-    faces["count"], faces["index"] = 3, mesh.faces
-    text = "\n".join([*header, "end_header", ""]).encode("ascii")
-    return text + vertices.tobytes() + faces.tobytes()
+    yield "\n".join([*header, "end_header", ""]).encode("ascii", "replace")
+    for start in range(0, len(mesh.vertices), ROWS):
+        part = slice(start, start + ROWS)
+        vertices = np.zeros(len(mesh.vertices[part]), dtype=fields)
+        vertices["position"], vertices["normal"] = mesh.vertices[part], mesh.normals[part]
+        if mesh.colors is not None:
+            vertices["color"] = mesh.colors[part]
+        yield vertices.tobytes()
+    for start in range(0, len(mesh.faces), ROWS):
+        part = mesh.faces[start : start + ROWS]
+        faces = np.zeros(len(part), dtype=[("count", "u1"), ("index", "<i4", 3)])
+        faces["count"], faces["index"] = 3, part
+        yield faces.tobytes()
 
 
-def _obj(mesh: Mesh) -> bytes:
-    """Wavefront OBJ with the common vertex colour extension; indices count from 1."""
-    columns = [mesh.vertices]
-    vertex = "v {:.7g} {:.7g} {:.7g}"
-    if mesh.colors is not None:
-        columns.append(mesh.colors / 255.0)
-        vertex += " {:.5f} {:.5f} {:.5f}"
-    lines = [vertex.format(*row) for row in np.concatenate(columns, axis=1).tolist()]
-    lines += ["vn {:.6f} {:.6f} {:.6f}".format(*row) for row in mesh.normals.tolist()]
-    lines += [f"f {a}//{a} {b}//{b} {c}//{c}" for a, b, c in (mesh.faces + 1).tolist()]
-    return ("\n".join(lines) + "\n").encode("ascii")
+def _stl(mesh: Mesh) -> Iterator[bytes]:
+    """Binary STL: a normal and three corners for each face."""
+    facts = "; ".join(f"{name} {value}" for name, value in mesh.facts.items())
+    yield f"epigraf {facts}".encode("ascii", "replace")[:80].ljust(80)
+    yield np.uint32(len(mesh.faces)).tobytes()
+    rows = [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")]
+    for start in range(0, len(mesh.faces), ROWS):
+        corners = mesh.vertices[mesh.faces[start : start + ROWS]]
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+        facets = np.zeros(len(corners), dtype=rows)
+        facets["normal"], facets["corners"] = normal, corners
+        yield facets.tobytes()
 
 
-def _glb(mesh: Mesh) -> bytes:
-    """Binary glTF 2.0 with one mesh.
-
-    It names no material: some readers drop vertex colours beside one.
-    """
-    position = mesh.vertices.astype("<f4")
-    arrays: dict[str, np.ndarray] = {"POSITION": position, "NORMAL": mesh.normals.astype("<f4")}
-    if mesh.colors is not None:
-        arrays["COLOR_0"] = _linear_from_srgb(mesh.colors).astype("<f4")
-    attributes = {name: i for i, name in enumerate(arrays)}
-    blobs = [array.tobytes() for array in arrays.values()] + [mesh.faces.astype("<u4").tobytes()]
-    accessors = [_accessor(i, array, "VEC3") for i, array in enumerate(arrays.values())]
-    accessors[0]["min"], accessors[0]["max"] = position.min(0).tolist(), position.max(0).tolist()
-    indices = {"bufferView": len(arrays), "componentType": _GL_UINT32, "type": "SCALAR"}
-    accessors.append({**indices, "count": mesh.faces.size})
-    primitive = {"attributes": attributes, "indices": len(arrays)}
-    tree = {
-        "asset": {"version": "2.0", "generator": "epigraf"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0}],
-        "meshes": [{"primitives": [primitive]}],
-        "accessors": accessors,
-        "bufferViews": _buffer_views(blobs),
-        "buffers": [{"byteLength": sum(map(len, blobs))}],
-    }
-    return _pack_glb(json.dumps(tree).encode("ascii"), b"".join(blobs))
-
-
-def _accessor(view: int, array: np.ndarray, kind: str) -> dict:
-    return {"bufferView": view, "componentType": _GL_FLOAT, "count": len(array), "type": kind}
-
-
-def _buffer_views(blobs: list[bytes]) -> list[dict]:
-    """One view for each blob, one after another; the last one holds the indices."""
-    views, offset = [], 0
-    for i, blob in enumerate(blobs):
-        target = _GL_INDICES if i == len(blobs) - 1 else _GL_VERTICES
-        size = {"byteOffset": offset, "byteLength": len(blob)}
-        views.append({"buffer": 0, **size, "target": target})
-        offset += len(blob)
-    return views
-
-
-def _pack_glb(tree: bytes, binary: bytes) -> bytes:
-    """Header and the two chunks, each padded to four bytes (glTF 2.0, section 4.4)."""
-    tree += b" " * (-len(tree) % 4)
-    binary += b"\0" * (-len(binary) % 4)
-    chunks = struct.pack("<I4s", len(tree), b"JSON") + tree
-    chunks += struct.pack("<I4s", len(binary), b"BIN\0") + binary
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
-
-
-def _linear_from_srgb(colors: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1: uint8 sRGB to linear [0, 1]."""
-    value = colors.astype(np.float64) / 255
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+def _write_npz(mesh: Mesh, temporary: Path) -> None:
+    """The arrays of a Mesh by their names, those that it has, and `facts` as JSON."""
+    names = ("vertices", "faces", "normals", "colors", "uv", "texture")
+    arrays = {name: value for name in names if (value := getattr(mesh, name)) is not None}
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, facts=np.array(json.dumps(mesh.facts)), **arrays)

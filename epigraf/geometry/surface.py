@@ -5,18 +5,17 @@ Legend: P points, R lattice points along an axis, V vertices, F faces. World uni
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 
 from epigraf.geometry import blocks
-from epigraf.geometry.density import DensityField, Lattice, density_at
+from epigraf.geometry.density import DensityField, Lattice, Progress, Stages, density_at, silent
 from epigraf.geometry.mesh import Mesh
+from epigraf.geometry.spool import Spool
 
-Progress = Callable[[int, int], None]
-"""(blocks done, blocks in all)."""
 _NORMAL_STEP = 0.5  # of a voxel, to both sides
 
 
@@ -27,7 +26,8 @@ class SurfaceOptions:
     clip_radius: what lies outside this ball around the origin counts as empty (models whose rays
     are limited to an object ball are undefined outside of it); the cut is exact to half a voxel.
     close: caps what leaves the lattice, half a voxel outside it: the mesh is watertight.
-    skip_empty: look only into blocks whose surroundings have probes on both sides of the level.
+    skip_empty: evaluate the densities near the surface alone, where a coarse lattice of probes
+    finds both sides of the level nearby.
     max_points: densities evaluated at a time. cells: of a block along each axis; no result depends
     on it.
     """
@@ -49,15 +49,13 @@ class Sampler:
         self.lattice, self.low, self.high = lattice, np.inf, -np.inf
         self._field, self._max_points = field, max_points
 
-    def __call__(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Raw densities [len(x), len(y), len(z)] float32 at lattice indices."""
-        low, high = self.lattice.bounds.low, self.lattice.bounds.high
-        steps = self.lattice.resolution - 1
-        axes = [
-            torch.from_numpy(a + (b - a) * (index / steps)).float()
-            for index, a, b in zip((x, y, z), low, high, strict=True)
-        ]
-        points = torch.cartesian_prod(*axes).view(1, -1, 3)
+    def __call__(self, index: np.ndarray) -> np.ndarray:
+        """Raw densities [P] float32 at lattice indices [P, 3]."""
+        if len(index) == 0:
+            return np.empty(0, np.float32)
+        low, high = (np.array(end) for end in (self.lattice.bounds.low, self.lattice.bounds.high))
+        places = low + (high - low) * (index / (self.lattice.resolution - 1))
+        points = torch.from_numpy(places.astype(np.float32))[None]
         found = density_at(self._field, points, max_points=self._max_points)
         if found.shape != points.shape[:2]:
             raise ValueError(
@@ -67,7 +65,7 @@ class Sampler:
         values = found[0].float().cpu().numpy()
         _check_finite(values, points[0])
         self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
-        return values.reshape(len(x), len(y), len(z))
+        return values
 
 
 def _check_finite(values: np.ndarray, points: torch.Tensor) -> None:
@@ -85,7 +83,8 @@ def extract_surface(
     lattice: Lattice,
     level: float,
     options: SurfaceOptions = SurfaceOptions(),
-    progress: Progress | None = None,
+    stages: Stages = silent,
+    spool: Spool | None = None,
 ) -> Mesh:
     """The surface where the raw density crosses `level`, without colours.
 
@@ -94,30 +93,57 @@ def extract_surface(
         lattice: where it is sampled.
         level: raw density of the surface; inside is above it.
         options: see `SurfaceOptions`.
-        progress: told after every block.
+        stages: told of the surface after every block, and of its normals.
+        spool: keeps finished layers of blocks on disk, and those of an interrupted run.
 
     Raises:
         ValueError: the level is not inside the range of the densities, or they are not finite.
     """
-    sampler, n = Sampler(field, lattice, options.max_points), lattice.resolution
-    values: blocks.Values = sampler
-    if options.clip_radius is not None:
-        values = blocks.clipped(values, lattice, level, options.clip_radius)
-    wanted = blocks.blocks(n, options.close, options.cells)
-    if options.skip_empty:
-        wanted = list(blocks.active_blocks(values, n, level, wanted, options.close))
-    if options.close:
-        values = blocks.closed(values, n, level)
-    pieces = []
-    for number, block in enumerate(wanted, 1):
-        pieces.append(blocks.march(values, block, n, level))
-        if progress is not None:
-            progress(number, len(wanted))
-    places, faces = blocks.stitch(pieces)
+    sampler = Sampler(field, lattice, options.max_points)
+    pieces = _pieces(sampler, level, options, stages("surface"), spool)
+    places, faces = blocks.stitch(pieces, lattice.resolution)
+    if options.clip_radius is not None:  # outside of the ball is emptiness
+        sampler.low = min(sampler.low, level - 1)
     if len(faces) == 0 or not sampler.low < level < sampler.high:
         _explain_nothing(sampler, level)
-    vertices = np.array(lattice.bounds.low) + places * lattice.spacing
-    return Mesh(vertices, faces, outward_normals(field, vertices, lattice, options.max_points))
+    places *= lattice.spacing
+    places += np.array(lattice.bounds.low)
+    normals = outward_normals(field, places, lattice, options.max_points, stages("normals"))
+    return Mesh(places, faces, normals)
+
+
+def _pieces(
+    sampler: Sampler, level: float, options: SurfaceOptions, progress: Progress, spool: Spool | None
+) -> list[blocks.Piece]:
+    """The surface layer by layer of blocks along x."""
+    lattice = sampler.lattice
+    n, at = lattice.resolution, sampler
+    if options.clip_radius is not None:
+        at = blocks.clipped(sampler, lattice, level, options.clip_radius)
+    wanted, values = blocks.blocks(n, options.close, options.cells), blocks.gridded(at)
+    # Where every point would be a probe none is needed; but the range of the densities, of which
+    # finished layers know nothing.
+    if options.skip_empty and (n - 1 > blocks.PROBES or spool is not None):
+        bricks = blocks.find_bricks(at, n, level)
+        wanted, values = [b for b in wanted if bricks.touches(b)], bricks.sparse(at, level)
+    if options.close:
+        values = blocks.closed(values, n, level)
+    done, found = 0, []
+    for start, layer in groupby(wanted, lambda block: block.start[0]):
+        members = list(layer)
+        piece = spool.read(start) if spool is not None else None
+        if piece is None:
+            pieces = []
+            for number, block in enumerate(members, done + 1):
+                pieces.append(blocks.march(values, block, n, level))
+                progress(number, len(wanted))
+            piece = blocks.merge(pieces)
+            if spool is not None:
+                spool.write(start, piece)
+        done += len(members)
+        progress(done, len(wanted))
+        found.append(piece)
+    return found
 
 
 def _explain_nothing(sampler: Sampler, level: float) -> None:
@@ -138,23 +164,31 @@ def _explain_nothing(sampler: Sampler, level: float) -> None:
 
 @torch.no_grad()
 def outward_normals(
-    field: DensityField, vertices: np.ndarray, lattice: Lattice, max_points: int = 65536
+    field: DensityField,
+    vertices: np.ndarray,
+    lattice: Lattice,
+    max_points: int = 65536,
+    progress: Progress | None = None,
 ) -> np.ndarray:
-    """-grad(density) at vertices [V, 3], unit length: central differences over a voxel.
+    """-grad(density) at vertices [V, 3], unit length float32: central differences over a voxel.
 
     Where the density does not change at all the normal is +y.
     """
-    points = torch.from_numpy(vertices)
-    step = torch.from_numpy(lattice.spacing) * _NORMAL_STEP
-    slopes = []
+    normals = np.empty((len(vertices), 3), np.float32)
+    for start in range(0, len(vertices), max_points):
+        part = slice(start, start + max_points)
+        normals[part] = _normals(field, vertices[part], lattice.spacing * _NORMAL_STEP)
+        if progress is not None:
+            progress(min(part.stop, len(vertices)), len(vertices))
+    return normals
+
+
+def _normals(field: DensityField, vertices: np.ndarray, step: np.ndarray) -> np.ndarray:
+    slopes = np.empty((len(vertices), 3))
     for axis in range(3):
-        offset = torch.zeros(3, dtype=torch.float64)
-        offset[axis] = step[axis]
-        ahead, behind = (
-            density_at(field, (points + sign * offset).float()[None], max_points=max_points)[0]
-            for sign in (1, -1)
-        )
-        slopes.append((ahead.double() - behind.double()) / (2 * step[axis]))
-    gradient = torch.stack(slopes, dim=1).numpy() if len(vertices) else np.empty((0, 3))
-    length = np.linalg.norm(gradient, axis=1, keepdims=True)
-    return np.where(length > 0, -gradient / np.maximum(length, 1e-30), np.array([0.0, 1.0, 0.0]))
+        offset = np.eye(3)[axis] * step[axis]
+        ends = (torch.from_numpy((vertices + s * offset).astype(np.float32)) for s in (1, -1))
+        ahead, behind = (field(end[None])[0].double().cpu().numpy() for end in ends)
+        slopes[:, axis] = (ahead - behind) / (2 * step[axis])
+    length = np.linalg.norm(slopes, axis=1, keepdims=True)
+    return np.where(length > 0, -slopes / np.maximum(length, 1e-30), np.array([0.0, 1.0, 0.0]))

@@ -10,7 +10,7 @@ from typer.testing import Result
 Run = Callable[..., Result]
 
 
-@pytest.mark.parametrize("suite", ["ops", "render", "step", "occupancy", "scaling"])
+@pytest.mark.parametrize("suite", ["ops", "render", "step", "occupancy", "mesh", "scaling"])
 def test_quick_suites_write_every_round(epigraf: Run, tmp_path: Path, suite: str) -> None:
     result = epigraf("bench", suite, "--quick", "--out", tmp_path)
     assert result.exit_code == 0, result.output

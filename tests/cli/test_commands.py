@@ -93,7 +93,12 @@ def test_sample_takes_the_snapshot_file_itself(epigraf: Run, model: Path, tmp_pa
         (("video", "MODEL", "--seeds", "0-2", "--grid", "2x2"), "needs 4 seeds, got 3"),
         (("video", "MODEL", "--seeds", "0-2", "--grid", "2x1", "--interp", "w"), "a multiple of 2"),
         (("mesh", "MODEL", "--seeds", "0,1", "--out", "a.ply"), "there are 2 seeds"),
-        (("mesh", "MODEL", "--out", "a.stl"), "meshes end in .ply, .obj, .glb, .mrc"),
+        (("mesh", "MODEL", "--out", "a.abc"), "meshes end in .glb, .obj, .ply, .stl"),
+        (("mesh", "MODEL", "--texture", "64", "--out", "a.ply"), "--texture: .ply holds none"),
+        (("mesh", "MODEL", "--check", "--out", "a.mrc"), ".mrc is a volume"),
+        (("mesh", "MODEL", "--bounds", "1,2"), "--bounds: cannot read '1,2'"),
+        (("mesh", "MODEL", "--bounds", "0,0,0,0,1,1"), "x must have low < high"),
+        (("mesh", "MODEL", "--against", "nowhere.ply"), "nowhere.ply: no such file"),
         (("mesh", "MODEL", "--format", "obj", "--out", "a.ply"), "disagree"),
         (("mesh", "MODEL", "--resolution", "8", "--level", "1e9"), "level"),
         (("info", "nowhere"), "no such file or folder"),
@@ -152,6 +157,46 @@ def test_video_interpolates_in_a_loop(epigraf: Run, model: Path, tmp_path: Path,
     assert result.exit_code == 0, result.output
     with Image.open(out) as film:
         assert (film.n_frames, film.size) == (4, (32, 16))  # two seeds a cell, two steps each
+
+
+def test_mesh_is_checked_against_volume_and_truth(
+    epigraf: Run, model: Path, tmp_path: Path
+) -> None:
+    words = ("--resolution", 24, "--level", -0.1, "--keep", 1)
+    assert epigraf("mesh", model, *words, "--out", tmp_path / "a.ply").exit_code == 0
+    tests = ("--check", "--against", tmp_path / "a.ply", "--texture", 64, "--decimate", 500)
+    result = epigraf("mesh", model, *words, *tests, "--smooth", 1, "--out", tmp_path / "b.glb")
+    assert result.exit_code == 0, result.output
+    assert "1 component, genus" in result.output
+    assert "6 held-out views: silhouette IoU" in result.output
+    assert "against a.ply: chamfer" in result.output
+    assert picture(tmp_path / "b-check.png").shape == (3 * 130 - 2, 6 * 130 - 2, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ply", "b-check.png", "b.glb"]
+
+
+def test_an_interrupted_mesh_goes_on(
+    epigraf: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from epigraf.cli import mesh as mesh_module
+    from epigraf.geometry.spool import Spool
+
+    monkeypatch.setattr(mesh_module, "SPOOL_FROM", 70)
+    written = Spool.write
+
+    def once(self: Spool, start: int, piece: object) -> None:
+        written(self, start, piece)
+        raise KeyboardInterrupt
+
+    words = ("mesh", model, "--resolution", 72, "--level", -0.1, "--out", tmp_path / "a.ply")
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "write", once)
+        result = epigraf(*words)
+    assert result.exit_code == 130
+    assert "the same command goes on from there" in result.stderr
+    result = epigraf(*words)
+    assert result.exit_code == 0, result.output
+    assert "going on after 1 finished layers" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
 
 
 @pytest.mark.parametrize("ending", ["ply", "obj", "glb"])

@@ -36,26 +36,30 @@ def gyroid(p):
     return np.sin(x) * np.cos(y) + np.sin(y) * np.cos(z) + np.sin(z) * np.cos(x)
 
 
-FIELDS = {"sphere": sphere, "torus": torus, "box": box, "gyroid": gyroid}
+def needle(p):
+    """A ball with a needle, a voxel thin, across many bricks."""
+    direction = np.array([0.6, 0.5, 0.62449980])
+    along = np.clip(p @ direction, 0, 0.95)
+    thin = 0.03 - np.linalg.norm(p - along[..., None] * direction, axis=-1)
+    return np.maximum(0.2 - np.linalg.norm(p, axis=-1), thin)
 
 
-def sampled(field, lattice: Lattice) -> blocks.Values:
+FIELDS = {"sphere": sphere, "torus": torus, "box": box, "gyroid": gyroid, "needle": needle}
+
+
+def sampled(field, lattice: Lattice) -> blocks.PointValues:
     low = np.array(lattice.bounds.low)
-
-    def values(x, y, z):
-        grid = np.stack(np.meshgrid(x, y, z, indexing="ij"), axis=-1)
-        return field(low + grid * lattice.spacing).astype(np.float32)
-
-    return values
+    return lambda index: field(low + index * lattice.spacing).astype(np.float32)
 
 
 def surface(field, lattice: Lattice, cells: int, skip: bool = False, level: float = 0.0):
-    n = lattice.resolution
-    values = blocks.closed(sampled(field, lattice), n, level)
-    found = blocks.blocks(n, True, cells)
+    n, at = lattice.resolution, sampled(field, lattice)
+    found, values = blocks.blocks(n, True, cells), blocks.gridded(at)
     if skip:
-        found = list(blocks.active_blocks(sampled(field, lattice), n, level, found, True))
-    places, faces = blocks.stitch([blocks.march(values, b, n, level) for b in found])
+        bricks = blocks.find_bricks(at, n, level)
+        found, values = [b for b in found if bricks.touches(b)], bricks.sparse(at, level)
+    values = blocks.closed(values, n, level)
+    places, faces = blocks.stitch([blocks.march(values, b, n, level) for b in found], n)
     return np.array(lattice.bounds.low) + places * lattice.spacing, faces, len(found)
 
 
@@ -90,8 +94,12 @@ def test_nothing_depends_on_the_size_of_blocks_to_the_last_bit(name: str):
         assert faces.tobytes() == first[1].tobytes()
 
 
-@pytest.mark.parametrize("name", ["sphere", "torus", "gyroid"])
-def test_blocks_without_surface_are_left_out_and_nothing_else(name: str):
+@pytest.mark.parametrize("name", ["sphere", "torus", "gyroid", "needle"])
+@pytest.mark.parametrize("probes", [16, 256])
+def test_blocks_without_surface_are_left_out_and_nothing_else(
+    name: str, probes: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(blocks, "PROBES", probes)
     lattice = Lattice(65, Bounds.cube(2.0))
     whole, skipped = (surface(FIELDS[name], lattice, 8, skip) for skip in (False, True))
     assert whole[0].tobytes() == skipped[0].tobytes()
@@ -112,7 +120,7 @@ def test_any_densities_give_a_closed_surface_whatever_the_cut(seed: int, n: int,
     results = []
     for size in (cells, n + 1):
         pieces = [blocks.march(closed, b, n, level) for b in blocks.blocks(n, True, size)]
-        results.append(blocks.stitch(pieces))
+        results.append(blocks.stitch(pieces, n))
     assert results[0][0].tobytes() == results[1][0].tobytes()
     assert results[0][1].tobytes() == results[1][1].tobytes()
     edges = np.sort(results[0][1][:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
@@ -125,9 +133,9 @@ def test_a_ball_cuts_what_leaves_it_and_keeps_what_is_inside():
     n, voxel = 61, lattice.spacing[0]
 
     def cut(field):
-        values = blocks.clipped(sampled(field, lattice), lattice, 0.0, 0.7)
+        values = blocks.gridded(blocks.clipped(sampled(field, lattice), lattice, 0.0, 0.7))
         pieces = [blocks.march(values, b, n, 0.0) for b in blocks.blocks(n, False, 32)]
-        places, faces = blocks.stitch(pieces)
+        places, faces = blocks.stitch(pieces, n)
         return np.array(lattice.bounds.low) + places * lattice.spacing, faces
 
     inside, _ = cut(sphere)

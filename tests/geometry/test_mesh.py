@@ -13,15 +13,12 @@ from torch import Tensor
 
 from epigraf.config import Config, LastInterval
 from epigraf.errors import EpigrafError
+from epigraf.geometry.clean import count_components, decimate, keep_components, quality, smooth
 from epigraf.geometry.density import Bounds, Lattice
 from epigraf.geometry.extract import MeshOptions, extract_mesh
-from epigraf.geometry.mesh import (
-    Mesh,
-    colors_to_uint8,
-    count_components,
-    largest_component,
-)
+from epigraf.geometry.mesh import Mesh, colors_to_uint8
 from epigraf.geometry.surface import SurfaceOptions, extract_surface
+from epigraf.ops.triplane import sample_triplane
 from epigraf.rendering.renderer import FieldSample
 
 RADIUS = 0.6
@@ -108,7 +105,7 @@ def test_clip_radius_cuts_along_the_ball_and_keeps_what_is_inside() -> None:
     np.testing.assert_allclose(kept.vertices, whole.vertices, atol=1e-6)
 
 
-def test_largest_component_drops_the_small_ball() -> None:
+def test_parts_are_kept_by_number_and_by_share_of_the_area() -> None:
     def two(points: Tensor) -> Tensor:
         big = 0.4 - (points - torch.tensor([-0.4, 0.0, 0.0])).norm(dim=-1)
         small = 0.15 - (points - torch.tensor([0.6, 0.0, 0.0])).norm(dim=-1)
@@ -117,7 +114,11 @@ def test_largest_component_drops_the_small_ball() -> None:
     mesh = extract_surface(two, Lattice(48, Bounds.cube(2.0)), 0.0)
     assert count_components(mesh) == 2
     mesh = replace(mesh, colors=np.zeros((len(mesh.vertices), 3), np.uint8))
-    big = largest_component(mesh)
+    assert keep_components(mesh, None, 0.0)[0] is mesh
+    assert keep_components(mesh, None, 0.2)[1] == 1  # 0.15^2 / (0.15^2 + 0.4^2) = 0.12
+    assert keep_components(mesh, None, 0.1)[1] == 0
+    big, dropped = keep_components(mesh, 1, 0.0)
+    assert dropped == 1
     assert count_components(big) == 1
     assert big.vertices[:, 0].max() < 0.05
     assert big.colors is not None
@@ -189,3 +190,73 @@ def test_level_out_of_range_is_a_users_error() -> None:
 def test_colors_to_uint8_maps_minus_one_to_zero_and_clamps() -> None:
     colors = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0])
     assert colors_to_uint8(colors).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_quality_of_a_torus_a_sheet_and_a_book() -> None:
+    mesh = extract_surface(
+        lambda p: 0.2 - torch.hypot(torch.hypot(p[..., 0], p[..., 1]) - 0.6, p[..., 2]),
+        Lattice(40, Bounds.cube(2.0)),
+        0.0,
+    )
+    state = quality(mesh)
+    assert (state.components, state.genus, state.watertight) == (1, 1, True)
+    assert (state.holes, state.non_manifold) == (0, 0)
+    assert state.vertices - 3 * state.faces // 2 + state.faces == 0  # Euler's number of a torus
+    ring = replace(mesh, faces=mesh.faces[(mesh.vertices[mesh.faces, 2] < 0.1).all(1)])
+    assert quality(ring).holes == 2  # the cut has an inner and an outer border
+    assert quality(ring).genus is None
+    places = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [-1, 0, 0]], float)
+    pages = np.array([[0, 1, 2], [0, 1, 3], [0, 1, 4]], np.int32)
+    book = quality(Mesh(places, pages, np.zeros_like(places)))
+    assert (book.non_manifold, book.watertight) == (1, False)
+    assert "1 non-manifold edge" in str(book)
+
+
+def test_smoothing_calms_noise_and_keeps_the_size() -> None:
+    mesh = _surface(Ball(), resolution=32)
+    noise = np.random.default_rng(0).normal(0, 0.01, (len(mesh.vertices), 1))
+    rough = replace(mesh, vertices=mesh.vertices * (1 + noise))
+    calm = smooth(rough, 10)
+    radius = [np.linalg.norm(m.vertices, axis=1) for m in (rough, calm)]
+    assert radius[1].std() < radius[0].std() / 2
+    assert radius[1].mean() == pytest.approx(RADIUS, rel=0.01)
+
+
+def test_decimation_keeps_the_shape() -> None:
+    mesh = _surface(Ball(), resolution=48)
+    small = decimate(mesh, 800)
+    assert 600 <= len(small.faces) <= 800
+    shape = _trimesh(small)
+    assert shape.is_watertight
+    assert shape.volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.02)
+    outward = small.vertices / np.linalg.norm(small.vertices, axis=1, keepdims=True)
+    assert (small.normals * outward).sum(1).min() > 0.95
+    assert decimate(small, 5000) is small
+
+
+def test_a_field_in_planes_has_the_normals_of_its_surface() -> None:
+    """sigma = 1 - (x^2 + y^2 + z^2) / r^2 in three planes: each holds half the squares of its two
+    axes, so that their sum counts every axis once."""
+    side, radius = 257, 0.6
+    square = np.linspace(-1, 1, side) ** 2
+    plane = torch.from_numpy(0.5 * (square[:, None] + square)).float()
+    planes = (1 / 3 - plane / radius**2)[None, None, None].expand(1, 3, 1, side, side)
+
+    def field(points: Tensor) -> Tensor:
+        return 3 * sample_triplane(planes, points)[..., 0]
+
+    lattice = Lattice(64, Bounds.cube(1.6))
+    mesh = extract_surface(field, lattice, 0.0)
+    distance = np.linalg.norm(mesh.vertices, axis=1, keepdims=True)
+    assert np.abs(distance - radius).max() < 0.1 * lattice.spacing[0]
+    cosine = (mesh.normals * mesh.vertices / distance).sum(1)
+    assert np.degrees(np.arccos(cosine.clip(-1, 1))).max() < 2
+    assert _trimesh(mesh).volume == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.005)
+
+
+def test_averaged_colors_of_a_view_independent_field_are_the_colors() -> None:
+    options = [MeshOptions(resolution=32, level=0.0, average=a) for a in (False, True)]
+    plain, mean = (extract_mesh(Ball(), _config(), o).colors for o in options)
+    assert plain is not None
+    assert mean is not None
+    assert np.abs(plain.astype(int) - mean).mean() < 3

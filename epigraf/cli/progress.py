@@ -58,6 +58,12 @@ class Meter:
             share, seconds = self._done / self._total, now - self._began
             typer.echo(f"{self._what}: {share:.0%} in {seconds:.0f} s", err=True)
 
+    def describe(self, what: str) -> None:
+        """Call the work something else from now on."""
+        self._what = what
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=what)
+
     def say(self, text: str) -> None:
         """Print a line, above the bar."""
         if self._bar is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,14 +23,12 @@ from epigraf.models.decoder import TriPlaneField
 from epigraf.models.generator import Generator, View
 from epigraf.models.loading import load_weights, read_snapshot, write_snapshot
 from epigraf.models.planes import FixedPlanes
-from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import RandomDraws
-from epigraf.rendering.rays import Rays, patch_rays, ray_segment
+from epigraf.rendering.rays import Rays
 from epigraf.rendering.renderer import RenderOptions, render_rays
+from epigraf.training.pixels import Pixels, over
 
 _WHOLE = 16384  # rays of a pass without gradients
-_NEAR_OBJECT = 0.75  # share of rays that look at the object's surroundings, where masks are known
-_MARGIN = 5  # pixels around the mask that count as its surroundings
 _LAST_RATE = 0.1  # of the learning rate, at the end
 
 
@@ -101,7 +99,7 @@ class Fit:
             torch.manual_seed(options.seed)
             self.generator = Generator(cfg).to(device)
         self.cfg, self.options, self.steps = cfg, options, 0
-        self._device, self._pictures = device, _Pictures(views, cfg, options, device)
+        self._device, self._pictures = device, _pixels(views, cfg, options, device)
         backbone = self.generator.backbone
         assert isinstance(backbone, FixedPlanes)
         self._planes = backbone.values
@@ -177,7 +175,7 @@ class Fit:
     @torch.no_grad()
     def pictures(self, views: PosedViews) -> Tensor:
         """The field as seen by the cameras of views: [V, 3, S, S] in [0, 1], not clamped."""
-        pictures = _Pictures(views, self.cfg, self.options, self._device)
+        pictures = _pixels(views, self.cfg, self.options, self._device)
         behind = pictures.background
         self.generator.eval()
         rows = []
@@ -189,7 +187,7 @@ class Fit:
 
     def psnr(self, views: PosedViews) -> list[float]:
         """Peak signal-to-noise ratio in dB of each view, over the background."""
-        truth = _over(views, torch.tensor(self.options.background))
+        truth = over(views, torch.tensor(self.options.background))
         error = (self.pictures(views).clamp(0, 1) - truth).square().mean(dim=(1, 2, 3))
         return [decibels(float(e)) for e in error]
 
@@ -261,92 +259,7 @@ def run_fit(
         on_step(share, error)
 
 
-def _over(views: PosedViews, background: Tensor) -> Tensor:
-    """Pictures [V, 3, S, S] in [0, 1] over a colour [3]."""
-    colors = views.colors.float() / 255
-    if views.alpha is None:
-        return colors
-    return colors + (1 - views.alpha[:, None]) * background[:, None, None]
-
-
-class _Pictures:
-    """The pixels of views as rays and what they saw, on a device."""
-
-    def __init__(
-        self, views: PosedViews, cfg: Config, options: FitOptions, device: torch.device | str
-    ) -> None:
-        camera, self.side = cfg.dataset.camera, views.side
-        fov = pixel_center_fov(camera.fov, self.side) if options.pixel_centers else camera.fov
-        matrices = cam2world(clamp_pitch(views.angles), camera.radius, camera.target).to(device)
-        self.background = torch.tensor(options.background).to(device) * 2 - 1
-        self._matrices, self._fov, self._views = matrices, fov, views
-        self._device = device
-        eye = torch.eye(4, device=device)[None]
-        self._directions = patch_rays(eye, self.side, self.side, fov).directions[0]  # [S S, 3]
-        self._hit = self._hits(cfg)
-        self._close = _surroundings(views, options.background)
-
-    def _hits(self, cfg: Config) -> Tensor:
-        """Numbers [M] of the pixels of a picture that may see the object."""
-        camera = cfg.dataset.camera
-        origin = self._directions.new_tensor([0.0, 0.0, camera.radius])
-        rays = Rays(origin.expand_as(self._directions)[None], self._directions[None])
-        hit = ray_segment(rays, camera.ray_start, camera.ray_end, cfg.dataset.object_radius).hit
-        if hit is None or any(camera.target):
-            return torch.arange(self.side**2)
-        return hit[0].nonzero()[:, 0].cpu()
-
-    def random(self, count: int, draws: RandomDraws) -> tuple[Rays, Tensor, Tensor]:
-        """Rays [1, N, 3], their colours [N, 3] times opacity, and opacities [N, 1]."""
-        view, place, where = draws.random("pixels", (3, count))
-        number = (view * len(self._views)).long()
-        pixel = self._hit[(place * len(self._hit)).long()]
-        if len(self._close):
-            near = self._close[(place * len(self._close)).long()]
-            chosen = where < _NEAR_OBJECT
-            number = torch.where(chosen, near // self.side**2, number)
-            pixel = torch.where(chosen, near % self.side**2, pixel)
-        return self._at(number, pixel)
-
-    def _at(self, number: Tensor, pixel: Tensor) -> tuple[Rays, Tensor, Tensor]:
-        """Rays, colours and opacities of pixels [N] of views number [N]."""
-        views = self._views
-        color = views.colors.flatten(2)[number, :, pixel].to(self._device).float() / 127.5
-        alpha = color.new_ones(len(number), 1)
-        if views.alpha is not None:
-            alpha = views.alpha.flatten(1)[number, pixel].to(self._device)[:, None]
-        return self._rays(number, pixel), color - alpha, alpha
-
-    def _rays(self, number: Tensor, pixel: Tensor) -> Rays:
-        matrices = self._matrices[number.to(self._device)]
-        direction = self._directions[pixel.to(self._device), None, :]
-        turned = (matrices[:, :3, :3] * direction).sum(-1)
-        return Rays(matrices[None, :, :3, 3].contiguous(), turned[None])
-
-    def all(self, count: int) -> Iterator[Rays]:
-        """The rays of all pixels, view by view and row by row, `count` at a time."""
-        pixels = self.side**2
-        for part in torch.arange(len(self._views) * pixels).split(count):
-            yield self._rays(part // pixels, part % pixels)
-
-    def behind(self, draws: RandomDraws) -> Tensor:
-        """A colour [3] to put behind: any, where opacities are known; it teaches them."""
-        if self._views.alpha is None:
-            return self.background
-        return draws.uniform("background", (3,), self.background) * 2 - 1
-
-
-def _surroundings(views: PosedViews, background: tuple[float, float, float]) -> Tensor:
-    """Numbers [M] (view S S + pixel) of the pixels in and around the object."""
-    seen = views.alpha
-    if seen is None:
-        colour = torch.tensor(background)[:, None, None]
-        seen = ((views.colors.float() / 255 - colour).abs().amax(dim=1) > 0.05).float()
-    wide = F.max_pool2d(seen[:, None], 2 * _MARGIN + 1, stride=1, padding=_MARGIN)
-    return (wide.flatten() > 0).nonzero()[:, 0]
-
-
-def pixel_center_fov(fov: float, side: int) -> float:
-    """The full angle in degrees between the centres of the first and last of `side` pixels of a
-    picture whose edges are `fov` degrees apart: tan(f' / 2) = (1 - 1 / side) tan(fov / 2)."""
-    return 2 * math.degrees(math.atan((1 - 1 / side) * math.tan(math.radians(fov) / 2)))
+def _pixels(
+    views: PosedViews, cfg: Config, options: FitOptions, device: torch.device | str
+) -> Pixels:
+    return Pixels(views, cfg, options.background, options.pixel_centers, device)

@@ -21,7 +21,8 @@ from epigraf.models.sampling import object_field, styles_from_seeds
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.rays import patch_rays
-from epigraf.training.fit import Fit, FitOptions, fit_config, pixel_center_fov, run_fit
+from epigraf.training.fit import Fit, FitOptions, fit_config, run_fit
+from epigraf.training.pixels import pixel_center_fov
 
 from .analytic import CENTRE, RADIUS, write_ball
 

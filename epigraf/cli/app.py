@@ -26,6 +26,7 @@ from epigraf.cli import (
     demo,
     doctor,
     export,
+    fit,
     history,
     imports,
     info,
@@ -145,6 +146,7 @@ app.command()(train.train)
 app.command()(sample.sample)
 app.command()(video.video)
 app.command()(mesh.mesh)
+app.command()(fit.fit)
 app.add_typer(data.app, name="data")
 app.command("import")(imports.import_)
 app.command()(export.export)

@@ -215,6 +215,14 @@ class MeshFormat(Enum):
     MRC = "mrc"
 
 
+class MesherName(Enum):
+    """What triangulates a surface."""
+
+    PYMCUBES = "pymcubes"
+    FLEXICUBES = "flexicubes"
+    TETRAHEDRA = "tetrahedra"
+
+
 class Layout(Enum):
     """The views of an object: in a row, or the first large and the others small beneath it."""
 

@@ -23,6 +23,14 @@ def history(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder to write to. Default: the run's own.")
     ] = Path(),
+    timelapse: Annotated[
+        Path | None,
+        typer.Option(
+            "--timelapse",
+            help="Also write the meshes of the snapshots that there are to this folder, for the "
+            "web viewer of NVIDIA Kaolin.",
+        ),
+    ] = None,
 ) -> None:
     """Draw curve.png (losses, scores, metrics) and growth.png (the same objects over time).
 
@@ -30,9 +38,13 @@ def history(
 
       epigraf history runs/00000-tiny-shapes
       epigraf history runs/00000-tiny-shapes --out pictures
+      epigraf history runs/00000-tiny-shapes --timelapse timelapse
     """
     from epigraf.cli.media import save_picture
+    from epigraf.cli.timelapse import require_kaolin, write_timelapse
 
+    if timelapse is not None:
+        require_kaolin()
     if not (run / "stats.jsonl").is_file():
         raise EpigrafError(f"{run}: not a run folder (no stats.jsonl in it)")
     folder = run if out == Path() else out
@@ -42,6 +54,9 @@ def history(
     options = json.loads((run / "training_options.json").read_text(encoding="utf-8"))
     save_picture(growth(run, int(options["dataset"]["resolution"])), folder / "growth.png")
     typer.echo(folder / "growth.png")
+    if timelapse is not None:
+        moments = write_timelapse(run, timelapse)
+        typer.echo(f"{timelapse}: {moments} moments; kaolin-dash3d --logdir {timelapse}")
 
 
 def learning_curve(folder: Path) -> np.ndarray:

@@ -11,6 +11,7 @@ import typer
 from epigraf.cli.arguments import (
     ClassIndex,
     Device,
+    MesherName,
     MeshFormat,
     Model,
     ModelOverrides,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from epigraf.geometry.agreement import Choice
     from epigraf.geometry.extract import MeshOptions, OnCPU
     from epigraf.geometry.mesh import Mesh
+    from epigraf.geometry.mesher import Mesher
     from epigraf.models.loading import LoadedModel
 
 SPOOL_FROM = 768
@@ -57,6 +59,15 @@ Level = Annotated[
         "--level",
         help="Raw density of the surface. [dim]Default: what agrees best with the median depth of "
         "rendered views[/dim]",
+        rich_help_panel=_SURFACE,
+    ),
+]
+MesherOption = Annotated[
+    MesherName,
+    typer.Option(
+        "--mesher",
+        help="What makes triangles: PyMCubes block by block, or NVIDIA Kaolin on the whole "
+        "lattice (docs/kaolin.md).",
         rich_help_panel=_SURFACE,
     ),
 ]
@@ -129,6 +140,7 @@ def mesh(
     bounds: Box = None,
     file_format: Format = None,
     level: Level = None,
+    mesher: MesherOption = MesherName.PYMCUBES,
     keep: Keep = None,
     min_share: MinShare = 0.001,
     smooth: Smooth = 0,
@@ -163,9 +175,11 @@ def mesh(
     for path in paths:
         check_target(path)
     _check_needs(paths[0].suffix.lower(), texture, check, against, decimate)
+    chosen = make_mesher(mesher, device)
     options = MeshOptions(
         resolution=resolution, level=level, bounds=parse_bounds(bounds), keep=keep,
         min_share=min_share, smooth=smooth, decimate=decimate, average=average, texture=texture,
+        mesher=chosen,
     )  # fmt: skip
     loaded = open_model(model, override, device)
     styles = object_styles(loaded, numbers, trunc, class_index)
@@ -189,6 +203,21 @@ def _targets(out: Path, seeds: list[int], chosen: MeshFormat | None) -> list[Pat
     if len(seeds) > 1:
         raise EpigrafError(f"--out {out} is one file, but there are {len(seeds)} seeds")
     return [out]
+
+
+def make_mesher(name: MesherName, device: str) -> Mesher | None:
+    """What `--mesher` means; None is our own.
+
+    Raises:
+        EpigrafError: Kaolin is missing.
+    """
+    from epigraf.cli.models import find_device
+    from epigraf.geometry.mesher import surface_cubes
+    from epigraf.interop import kaolin
+
+    if name is MesherName.TETRAHEDRA:
+        return kaolin.Tetrahedra(surface_cubes, find_device(device))
+    return kaolin.FlexiCubes(find_device(device)) if name is MesherName.FLEXICUBES else None
 
 
 def _check_needs(
@@ -258,7 +287,7 @@ def _take_home(thing: Object, options: MeshOptions, check: bool, against: Path |
     if against is not None:
         from epigraf.cli.likeness import measure_against
 
-        said.append(measure_against(surface, against))
+        said.append(measure_against(surface, against, thing.ws.device))
     return "\n  ".join(said)
 
 
@@ -274,7 +303,7 @@ def _surface(thing: Object, options: MeshOptions) -> Mesh:
     choice = object_level(field, cfg, options)
     typer.echo(f"{thing.path}: {choice}")
     spool = None
-    if options.resolution >= SPOOL_FROM:
+    if options.resolution >= SPOOL_FROM and options.mesher is None:
         spool = Spool(_spool_folder(thing.path), thing.plan(options, choice))
         if spool.layers():
             typer.echo(f"{thing.path}: going on after {spool.layers()} finished layers", err=True)

@@ -66,6 +66,12 @@ class Meter:
             self._noted = True
             self.say(text)
 
+    def describe(self, what: str) -> None:
+        """Call the work something else from now on."""
+        self._what = what
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=what)
+
     def say(self, text: str) -> None:
         """Print a line, above the bar."""
         if self._bar is not None:

@@ -154,6 +154,7 @@ class TriPlaneConfig(Section):
     feat_dim: int = Field(default=32, ge=1)
     has_view_cond: bool = False
     posenc_period_len: float = Field(default=0.0, ge=0)
+    fixed: bool = False  # ours: the planes themselves are learned (`epigraf fit`), of one object
     projection: Projection = Projection.EPIGRAF  # ours
     mlp: MlpConfig = MlpConfig()
 

@@ -130,6 +130,9 @@ class Archive:
         except READ_ERRORS as error:
             raise DataError(f"cannot be read: {error}") from error
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._sizes
+
     def size(self, name: str) -> int:
         """Uncompressed size of an entry in bytes."""
         return self._sizes[name]

@@ -21,6 +21,7 @@ from epigraf.geometry.clean import MIN_SHARE, decimate, keep_components, smooth
 from epigraf.geometry.density import Bounds, Lattice, Stages, density_grid, silent
 from epigraf.geometry.level import automatic_level
 from epigraf.geometry.mesh import Mesh, averaged_colors, surface_colors
+from epigraf.geometry.mesher import Mesher, dense_surface
 from epigraf.geometry.spool import Spool
 from epigraf.geometry.surface import SurfaceOptions, extract_surface, outward_normals
 from epigraf.geometry.texture import Painter, textured
@@ -49,7 +50,7 @@ class MeshOptions:
     all), without those of less than min_share of the area; smooth: rounds of Taubin's smoothing;
     decimate: wanted number of faces; colors: colour the vertices; average: mean colour over views
     instead of straight from outside; texture: side of a baked texture in pixels; max_points: points
-    evaluated at a time (bounds the memory).
+    evaluated at a time (bounds the memory); mesher: another one than our own blocks.
     """
 
     resolution: int = 256
@@ -63,6 +64,7 @@ class MeshOptions:
     average: bool = False
     texture: int | None = None
     max_points: int = 65536
+    mesher: Mesher | None = None
 
 
 class OnCPU:
@@ -129,7 +131,10 @@ def extract_mesh(
     lattice, choice = object_lattice(cfg, options), choice or object_level(field, cfg, options)
     with for_the_user():
         how = SurfaceOptions(clip_radius=cfg.dataset.object_radius, max_points=options.max_points)
-        mesh = extract_surface(field.density_raw, lattice, choice.level, how, stages, spool)
+        if options.mesher is not None:
+            mesh = dense_surface(field.density_raw, lattice, choice.level, options.mesher, how)
+        else:
+            mesh = extract_surface(field.density_raw, lattice, choice.level, how, stages, spool)
     mesh, dropped = keep_components(mesh, options.keep, options.min_share)
     before = mesh
     if options.smooth:

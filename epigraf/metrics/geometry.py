@@ -6,6 +6,7 @@ Source: Knapitsch et al. 2017 (Tanks and Temples) for precision, recall and F-sc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,16 +56,27 @@ def surface_points(
     return corners[chosen, 0] + (u[..., None] * sides[chosen]).sum(1)
 
 
-def surface_distance(ours: np.ndarray, theirs: np.ndarray, threshold: float) -> SurfaceDistance:
+Nearest = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Points [N, 3] and others [M, 3] -> distance [N] of each point to the nearest other."""
+
+
+def nearest_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Distance [N] of each of points [N, 3] to the nearest of others [M, 3], on the CPU."""
+    return KDTree(others).query(points)[0]
+
+
+def surface_distance(
+    ours: np.ndarray, theirs: np.ndarray, threshold: float, nearest: Nearest = nearest_distances
+) -> SurfaceDistance:
     """Distances between points ours [N, 3] and theirs [M, 3], both at least one.
 
     Args:
         ours: of the surface under test.
         theirs: of the true one.
         threshold: world units, of precision, recall and F-score.
+        nearest: how distances are found.
     """
-    there = KDTree(theirs).query(ours)[0]
-    back = KDTree(ours).query(theirs)[0]
+    there, back = nearest(ours, theirs), nearest(theirs, ours)
     precision, recall = float((there < threshold).mean()), float((back < threshold).mean())
     both = precision + recall
     return SurfaceDistance(

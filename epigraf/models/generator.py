@@ -11,11 +11,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from epigraf.config import BackgroundType, Config, Quadrature, RenderBackend, RenderSampler
+from epigraf.config import (
+    BackgroundType,
+    Config,
+    GeneratorConfig,
+    Quadrature,
+    RenderBackend,
+    RenderSampler,
+)
 from epigraf.models.backbone import NoiseMode, TriPlaneBackbone
 from epigraf.models.background import SphereBackground, plane_background
 from epigraf.models.decoder import DensityPrior, TriPlaneDecoder, TriPlaneField
 from epigraf.models.mapping import CameraEmbedding, MappingNetwork
+from epigraf.models.planes import FixedPlanes
 from epigraf.models.projection import as_read_here
 from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import Draws
@@ -89,14 +97,8 @@ class Generator(nn.Module):
         self.img_resolution = cfg.dataset.resolution
         self.plane_channels = 3 * g.tri_plane.feat_dim
         has_plane_bg = g.bg_model.type is BackgroundType.PLANE
-        self.backbone = TriPlaneBackbone(
-            g.w_dim,
-            g.tri_plane.res,
-            self.plane_channels + (_IMAGE_CHANNELS if has_plane_bg else 0),
-            channel_base=int(g.cbase * g.fmaps),
-            channel_max=g.cmax,
-            use_noise=g.use_noise,
-        )
+        channels = self.plane_channels + (_IMAGE_CHANNELS if has_plane_bg else 0)
+        self.backbone = _backbone(g, channels)
         self.decoder = TriPlaneDecoder(g, cfg.decoder.engine)
         self.background: SphereBackground | None = None
         if g.bg_model.type is BackgroundType.SPHERE:
@@ -293,6 +295,20 @@ class Generator(nn.Module):
             max_rays=self._max_rays(view, len(ws)),
             trace=trace,
         )
+
+
+def _backbone(g: GeneratorConfig, channels: int) -> TriPlaneBackbone | FixedPlanes:
+    """What makes the planes."""
+    if g.tri_plane.fixed:
+        return FixedPlanes(g.tri_plane.res, channels)
+    return TriPlaneBackbone(
+        g.w_dim,
+        g.tri_plane.res,
+        channels,
+        channel_base=int(g.cbase * g.fmaps),
+        channel_max=g.cmax,
+        use_noise=g.use_noise,
+    )
 
 
 def _by_object(rays: Rays, objects: int) -> Rays:

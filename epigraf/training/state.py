@@ -15,6 +15,7 @@ from epigraf.config import AugmentMode, CameraDist, Config
 from epigraf.data.fingerprint import Fingerprint
 from epigraf.data.images import ImageDataset, InfiniteSampler
 from epigraf.errors import CheckpointError, ConfigError
+from epigraf.models.backbone import TriPlaneBackbone
 from epigraf.models.discriminator import Discriminator
 from epigraf.models.generator import Generator
 from epigraf.models.loading import Snapshot, load_weights, write_snapshot
@@ -89,6 +90,11 @@ def resolve_config(cfg: Config, dataset: ImageDataset) -> Config:
             f"config: model.discriminator.camera_cond needs the cameras of real images, but "
             f"{dataset.name} has no camera_angles in its dataset.json; set it to false"
         )
+    if cfg.model.generator.tri_plane.fixed:
+        raise ConfigError(
+            "config: model.generator.tri_plane.fixed is for `epigraf fit`; a GAN needs a network "
+            "that makes its planes"
+        )
     _check_frustum(cfg)
     _check_size(cfg)
     width = dataset.label_dim
@@ -149,7 +155,7 @@ def build_state(
     generator.to(device).train()
     discriminator.to(device).train()
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
-    if cfg.training.compile:
+    if cfg.training.compile and isinstance(generator.backbone, TriPlaneBackbone):
         generator.backbone.compile_synthesis()
     loss, mode = cfg.model.loss_kwargs, cfg.training.augment.mode
     pl_interval = loss.pl_interval if loss.pl_weight > 0 else None

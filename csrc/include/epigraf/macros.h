@@ -28,7 +28,7 @@
 
 // Loops over registers must be gone before the vectoriser looks for work.
 #if defined(__CUDACC__)
-#define EPIGRAF_UNROLL _Pragma("unroll")
+#define EPIGRAF_UNROLL
 #else
 #define EPIGRAF_UNROLL _Pragma("GCC unroll 32")
 #endif

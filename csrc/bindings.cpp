@@ -459,6 +459,25 @@ void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>&
   });
 }
 
+// sizes: points, rows, depth, columns.
+template <typename T>
+void winograd_products(const Launch& launch, const std::array<int64_t, 4>& sizes, uintptr_t left,
+                       uintptr_t right, uintptr_t result) {
+  const auto& [points, rows, depth, columns] = sizes;
+  if (columns % epigraf::WinogradProducts<T>::kPanel != 0)
+    throw std::invalid_argument("winograd_products: columns");
+  const epigraf::WinogradProducts<T> p{points,
+                                       rows,
+                                       depth,
+                                       columns,
+                                       pointer<const T>(left),
+                                       pointer<const T>(right),
+                                       pointer<T>(result)};
+  dispatch(launch, p, epigraf::winograd_products_cpu<T>, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("winograd_products: on a CPU only");
+  });
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -637,5 +656,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("winograd", [](const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
                        uintptr_t pixels, uintptr_t points) {
     EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
+  });
+  m.def("winograd_products", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                                uintptr_t left, uintptr_t right, uintptr_t result) {
+    EPIGRAF_BY_TYPE(winograd_products, launch, sizes, left, right, result);
   });
 }

@@ -10,9 +10,6 @@
 
 #include "epigraf/macros.h"
 
-// Loops over registers must be gone before the vectoriser looks for work.
-#define EPIGRAF_UNROLL _Pragma("GCC unroll 32")
-
 namespace epigraf {
 
 template <typename T, int kBytes>

@@ -13,43 +13,40 @@ namespace {
 
 constexpr int64_t kTilesPerTask = 4;
 
-// Channels [c, c + lanes) of a tile.
+// Channels [c, c + lanes) of a tile. Pixels outside of the picture are read from a line of zeros:
+// no branch.
 template <typename Transform, typename S, typename T>
 EPIGRAF_HD void block_to_points(const WinogradTiles<T>& p, TilePlace at, int64_t slot, int64_t c) {
-  constexpr int m = Transform::kPixels, n = Transform::kPoints;
-  typename S::Vector pixels[m * m], points[n * n];
+  using Vector = typename S::Vector;
+  constexpr int m = Transform::kPixels;
+  alignas(64) const T zeros[S::kLanes] = {};
   const T* picture = p.pixels + at.batch * p.height * p.width * p.channels + c;
-  for (int i = 0; i < m; ++i) {
-    const int64_t y = at.row + i;
-    for (int j = 0; j < m; ++j) {
-      const int64_t x = at.column + j;
-      const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width;
-      pixels[i * m + j] =
-          inside ? S::load(picture + (y * p.width + x) * p.channels) : typename S::Vector{};
-    }
-  }
-  square_to_points<Transform>(pixels, points);
-  for (int k = 0; k < n * n; ++k)
-    S::store(p.points + (k * p.count + slot) * p.channels + c, points[k]);
+  bool inside[m];
+  for (int j = 0; j < m; ++j) inside[j] = at.column + j >= 0 && at.column + j < p.width;
+  T* points = p.points + slot * p.channels + c;
+  const int64_t next = p.count * p.channels;
+  square_to_points<Transform, Vector>(
+      [&](int i, int j) EPIGRAF_INLINE_LAMBDA {
+        const int64_t y = at.row + i;
+        const T* pixel = picture + (y * p.width + at.column + j) * p.channels;
+        return S::load(inside[j] & (y >= 0) & (y < p.height) ? pixel : zeros);
+      },
+      [&](int place, Vector v) EPIGRAF_INLINE_LAMBDA { S::store(points + place * next, v); });
 }
 
 template <typename Transform, typename S, typename T>
 EPIGRAF_HD void block_from_points(const WinogradTiles<T>& p, TilePlace at, int64_t slot,
                                   int64_t c) {
-  constexpr int m = Transform::kPixels, n = Transform::kPoints;
-  typename S::Vector pixels[m * m], points[n * n];
-  for (int k = 0; k < n * n; ++k)
-    points[k] = S::load(p.points + (k * p.count + slot) * p.channels + c);
-  square_from_points<Transform>(points, pixels);
+  using Vector = typename S::Vector;
   T* picture = p.pixels + at.batch * p.height * p.width * p.channels + c;
-  for (int i = 0; i < m; ++i) {
-    const int64_t y = at.row + i;
-    for (int j = 0; j < m; ++j) {
-      const int64_t x = at.column + j;
-      if (y >= 0 && y < p.height && x >= 0 && x < p.width)
-        S::store(picture + (y * p.width + x) * p.channels, pixels[i * m + j]);
-    }
-  }
+  const T* points = p.points + slot * p.channels + c;
+  const int64_t next = p.count * p.channels;
+  square_from_points<Transform, Vector>(
+      [&](int place) EPIGRAF_INLINE_LAMBDA { return S::load(points + place * next); },
+      [&](int i, int j, Vector v) EPIGRAF_INLINE_LAMBDA {
+        const int64_t y = at.row + i, x = at.column + j;
+        if (y < p.height && x < p.width) S::store(picture + (y * p.width + x) * p.channels, v);
+      });
 }
 
 template <typename Transform, typename S, typename T>
@@ -101,6 +98,10 @@ void winograd_cpu(const WinogradTiles<T>& p, int threads) {
       return run<Stride2Input<T>>(p, threads);
     case WinogradTransform::stride2_output_adjoint:
       return run<Stride2OutputAdjoint<T>>(p, threads);
+    case WinogradTransform::stride1_kernel:
+      return run<Stride1Kernel<T>>(p, threads);
+    case WinogradTransform::stride1_turned_kernel:
+      return run<Stride1TurnedKernel<T>>(p, threads);
   }
 }
 

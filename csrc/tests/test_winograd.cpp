@@ -145,3 +145,45 @@ TEST(runs_of_tiles_and_threads_change_nothing) {
   transform(WinogradTransform::stride1_output, tiles, 0, 0, half, 2, parts, some);
   for (size_t i = 0; i < whole.size(); ++i) CHECK_EQUAL(parts[i], whole[i]);
 }
+
+TEST(kernels_have_the_values_of_their_polynomials) {
+  const auto kernel = random_values<double>(3, -1, 1, 11);
+  const std::vector<double> turned(kernel.rbegin(), kernel.rend());
+  const auto values = line_values(kernel.data(), 1), other = line_values(turned.data(), 1);
+  const auto of_kernel = applied<Stride1Kernel>(kernel, 6);
+  const auto of_turned = applied<Stride1TurnedKernel>(kernel, 6);
+  for (int i = 0; i < 6; ++i) {
+    CHECK_NEAR(of_kernel[i], values[i], 1e-14);
+    CHECK_NEAR(of_turned[i], other[i], 1e-14);
+  }
+}
+
+// Rows that are no whole register tiles, two panels, threads that share a point.
+template <typename T>
+void products_are_sums(double tolerance) {
+  constexpr int64_t kPoints = 3, kRows = 53, kDepth = 7, kPanel = 64, kColumns = 2 * kPanel;
+  const auto left = random_values<T>(kPoints * kRows * kDepth, -1, 1, 12);
+  const auto right = random_values<T>(kPoints * kDepth * kColumns, -1, 1, 13);
+  std::vector<T> result(kPoints * kRows * kColumns);
+  winograd_products_cpu(WinogradProducts<T>{kPoints, kRows, kDepth, kColumns, left.data(),
+                                            right.data(), result.data()},
+                        3);
+  for (int64_t point = 0; point < kPoints; ++point)
+    for (int64_t row = 0; row < kRows; ++row)
+      for (int64_t column = 0; column < kColumns; ++column) {
+        double sum = 0;
+        for (int64_t k = 0; k < kDepth; ++k) {
+          const int64_t panel = (point * 2 + column / kPanel) * kDepth + k;
+          sum += static_cast<double>(left[(point * kRows + row) * kDepth + k]) *
+                 right[panel * kPanel + column % kPanel];
+        }
+        CHECK_NEAR(result[(point * kRows + row) * kColumns + column], sum, tolerance);
+      }
+}
+
+TEST(products_of_float) {
+  products_are_sums<float>(1e-6);
+}
+TEST(products_of_double) {
+  products_are_sums<double>(1e-14);
+}

@@ -327,6 +327,7 @@ class TrainingConfig(Section):
     loss: LossName = LossName.NONSATURATING  # ours
     patches_per_latent: int = Field(default=1, ge=1)  # ours: patches of one set of planes
     reuse_fakes: bool = False  # ours: the D step takes the fakes of the G step
+    occupancy_fakes: bool = False  # ours: fakes that D alone sees leave empty space out
     use_labels: bool = False
     group_labels: bool = False  # ours: each minibatch-stddev group is of one class
     mirror: bool = True

@@ -10,6 +10,7 @@ from pydantic import ValidationError, model_validator
 
 from epigraf.config.batch import BatchSplit, split_batch
 from epigraf.config.conventions import HiddenActivation, Quadrature
+from epigraf.config.render import RenderSampler
 from epigraf.config.sections import (
     Compositor,
     DatasetConfig,
@@ -169,6 +170,7 @@ def _check_engines(cfg: Config) -> None:
                 f"mlp.hidden_activation={g.tri_plane.mlp.hidden_activation.value}; "
                 "use decoder.engine=native"
             )
+    _check_fakes(cfg)
     if cfg.training.compile and cfg.model.loss_kwargs.pl_weight > 0:
         raise ValueError(
             "training.compile cannot differentiate twice, as model.loss_kwargs.pl_weight > 0 "
@@ -178,6 +180,21 @@ def _check_engines(cfg: Config) -> None:
         raise ValueError(
             "render.compositor=nerfacc does not know model.generator.quadrature=midpoints; "
             "use render.compositor=native"
+        )
+
+
+def _check_fakes(cfg: Config) -> None:
+    if not cfg.training.occupancy_fakes:
+        return
+    if cfg.training.reuse_fakes:
+        raise ValueError(
+            "training.occupancy_fakes has no fakes to render with training.reuse_fakes=true: "
+            "D takes those of G; set one of them to false"
+        )
+    if cfg.render.sampler is RenderSampler.NERFACC:
+        raise ValueError(
+            "training.occupancy_fakes keeps the samples of G's fakes, render.sampler=nerfacc has "
+            "its own; use render.sampler=occupancy or training.occupancy_fakes=false"
         )
 
 

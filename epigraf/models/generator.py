@@ -22,6 +22,7 @@ from epigraf.config import (
 from epigraf.models.backbone import NoiseMode, TriPlaneBackbone
 from epigraf.models.background import SphereBackground, plane_background
 from epigraf.models.decoder import DensityPrior, TriPlaneDecoder, TriPlaneField
+from epigraf.models.lattice import coarse_grid
 from epigraf.models.mapping import CameraEmbedding, MappingNetwork
 from epigraf.models.planes import FixedPlanes
 from epigraf.models.projection import as_read_here
@@ -54,6 +55,8 @@ class View:
         max_rays: rays of one pass over the whole batch where no gradient is asked for (memory).
         second_order: gradients of the picture will be differentiated again, which the fused
             renderer cannot do: compose it from ops.
+        skip_empty: look for the empty parts of the scene first and leave them out, where no
+            gradient is asked for (occupancy 11).
     """
 
     patch: PatchParams | None = None
@@ -66,6 +69,7 @@ class View:
     bg_only: bool = False
     max_rays: int = MAX_RAYS
     second_order: bool = False
+    skip_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,14 @@ class Generator(nn.Module):
         planes = as_read_here(planes[:, : self.plane_channels], g.tri_plane.projection)
         return TriPlaneField(planes, self.decoder, scale, prior)
 
+    def _scene(self, planes: Tensor, view: View, options: RenderOptions) -> TriPlaneField:
+        """The field, with a grid of its empty parts where the view asks for one."""
+        field, data = self.field(planes), self.cfg.dataset
+        if view.skip_empty and not torch.is_grad_enabled():
+            half_edge = min(data.object_radius or data.cube_scale, data.cube_scale)
+            field.grid = coarse_grid(field, half_edge, options)
+        return field
+
     def forward(
         self,
         z: Tensor,
@@ -186,7 +198,8 @@ class Generator(nn.Module):
             trace["planes"] = planes
         options = replace(self.render_options(view, len(ws)), row_length=resolution)
         cameras, rays = len(rays.directions), _by_object(rays, len(ws))
-        rendered = render_rays(self.field(planes), rays, options, draws=draws, trace=trace)
+        scene = self._scene(planes, view, options)
+        rendered = render_rays(scene, rays, options, draws=draws, trace=trace)
         features = rendered.features
         if has_background and not view.ignore_bg:
             behind = self._background(ws, planes, rays, view, resolution, draws, trace)

@@ -21,7 +21,8 @@ from epigraf.ops import _native
 from epigraf.ops._checks import check_floating, check_like, check_shape
 
 TILE = 4  # pixels a side
-_CHUNK_BYTES = 24 << 20  # of points at a time: what stays in the last-level cache
+_CHUNK_BYTES = 4 << 20  # of points at a time: what stays in a cache of this core
+_PANEL = 64  # columns that the core multiplies at a time
 _LEAST_TILES = 128  # ... but enough rows for a matrix product
 _NEAR, _FAR = (2 / 3, 3 / 2), (1 / 2, 3 / 2)  # the points +-a, +-b of stride 1 and 2
 # Points that share a weight (winograd 6): the first, how many weights, points of each.
@@ -36,6 +37,8 @@ class _Transform(IntEnum):
     STRIDE1_OUTPUT_ADJOINT = 2
     STRIDE2_INPUT = 3
     STRIDE2_OUTPUT_ADJOINT = 4
+    STRIDE1_KERNEL = 5
+    STRIDE1_TURNED_KERNEL = 6
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def winograd(x: Tensor, weight: Tensor, *, padding: int = 0) -> Tensor:
     """
     _check("winograd", "x", x, weight, 1)
     height, width = (n + 2 * padding - 2 for n in x.shape[2:])
-    return _convolve(x, weight, (height, width), padding)
+    points = _weight_points(_Transform.STRIDE1_KERNEL, weight.transpose(0, 1))
+    return _convolve(x, points, len(weight), (height, width), padding)
 
 
 @torch.no_grad()
@@ -85,7 +89,8 @@ def winograd_input(y: Tensor, weight: Tensor, size: tuple[int, int], *, padding:
     It is the convolution with the kernel turned by 180 degrees (winograd 8). Raises as `winograd`.
     """
     _check("winograd_input", "y", y, weight, 0)
-    return _convolve(y, weight.transpose(0, 1).flip(2, 3), size, 2 - padding)
+    points = _weight_points(_Transform.STRIDE1_TURNED_KERNEL, weight)
+    return _convolve(y, points, weight.shape[1], size, 2 - padding)
 
 
 @torch.no_grad()
@@ -123,10 +128,12 @@ def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) 
     return (taps.T @ total.view(36, -1)).T.reshape(channels_y, channels_x, 3, 3)
 
 
-def _convolve(x: Tensor, weight: Tensor, size: tuple[int, int], padding: int) -> Tensor:
-    """Pictures to points, one product with the weights at each, points to pictures."""
-    x, weight_points = _channels_last(x), _weight_points(weight).transpose(1, 2)  # [36, I, O]
-    outputs, inputs = weight.shape[:2]
+def _convolve(
+    x: Tensor, weights: Tensor, outputs: int, size: tuple[int, int], padding: int
+) -> Tensor:
+    """Pictures x [B, I, H, W] to points, one product with weights (of `_weight_points`) at each,
+    points to pictures [B, O, *size]."""
+    x, inputs = _channels_last(x), x.shape[1]
     tiling = _tiling(len(x), *size, stride=1)
     y = torch.empty(
         (len(x), outputs, *size),
@@ -136,7 +143,7 @@ def _convolve(x: Tensor, weight: Tensor, size: tuple[int, int], padding: int) ->
     )
     for first, count in tiling.chunks(inputs + outputs, x.element_size()):
         read = _to_points(_Transform.STRIDE1_INPUT, x, tiling, first, count, padding)
-        written = torch.bmm(read, weight_points)
+        written = _products(read, weights, outputs)
         _run(_Transform.STRIDE1_OUTPUT, y, written, tiling, first, count, 0)
     return y
 
@@ -168,11 +175,28 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def _weight_points(weight: Tensor) -> Tensor:
-    """[36, O, I] of [O, I, 3, 3], for stride 1."""
-    outputs, inputs = weight.shape[:2]
-    rows = weight.reshape(outputs * inputs, 9)
-    return (_taps(1, weight.dtype) @ rows.T).view(36, outputs, inputs)
+def _weight_points(transform: _Transform, weight: Tensor) -> Tensor:
+    """Values of weight [I, O, 3, 3] at the points of stride 1: [36, O / 64 I, 64], panels of 64
+    columns of the matrices [I, O] one after another; [36, I, O] where O is no multiple of 64."""
+    columns = weight.shape[1]
+    width = columns if columns % _PANEL else _PANEL
+    pixels = weight.unflatten(1, (-1, width)).permute(1, 0, 3, 4, 2).flatten(0, 1).contiguous()
+    tiling = _Tiling(1, 1, len(pixels), 36)  # a kernel is a picture of one tile
+    return _to_points(transform, pixels.permute(0, 3, 1, 2), tiling, 0, len(pixels), 0)
+
+
+def _products(left: Tensor, right: Tensor, columns: int) -> Tensor:
+    """[36, T, O] of left [36, T, I] and right (of `_weight_points`)."""
+    points, rows, depth = left.shape
+    if right.shape[2] != _PANEL:
+        return torch.bmm(left, right)
+    result = left.new_empty(points, rows, columns)
+    _native.core().winograd_products(
+        _native.launch(left),
+        (points, rows, depth, columns),
+        *_native.addresses(left, right, result),
+    )
+    return result
 
 
 @functools.cache

@@ -103,8 +103,10 @@ def render_fakes(
     *,
     update_w_avg: bool = False,
     second_order: bool = False,
+    skip_empty: bool = False,
 ) -> Fakes:
-    """Map and render fresh patches; `second_order` where their gradients are differentiated."""
+    """Map and render fresh patches; `second_order` where their gradients are differentiated,
+    `skip_empty` leaves the empty parts of the scenes out (without gradients)."""
     generator = state.generator
     ws = generator.mapping(
         inputs.z,
@@ -120,6 +122,7 @@ def render_fakes(
         max_rays=len(inputs.angles)
         * state.cfg.train_resolution**2,  # in one go, with or without gradients
         second_order=second_order,
+        skip_empty=skip_empty,
     )
     image = generator.synthesis(
         ws, inputs.angles, view, noise_mode=NoiseMode.RANDOM, draws=state.draws
@@ -128,9 +131,14 @@ def render_fakes(
 
 
 def fresh_fakes(state: State, inputs: FakeInputs, schedule: Schedule) -> Fakes:
-    """Fakes for the discriminator: no gradients, and the styles enter the running mean."""
+    """Fakes for the discriminator: no gradients, and the styles enter the running mean.
+
+    With `training.occupancy_fakes` empty space is left out, once raw densities are without noise,
+    which would have filled it.
+    """
+    skip = state.cfg.training.occupancy_fakes and schedule.density_noise_std == 0
     with torch.no_grad():
-        return render_fakes(state, inputs, schedule, update_w_avg=True)
+        return render_fakes(state, inputs, schedule, update_w_avg=True, skip_empty=skip)
 
 
 def _cut_reals(

@@ -285,3 +285,39 @@ def test_a_gradient_penalty_needs_only_second_derivatives_of_d(
     train_step(state, DatasetSource(state, dataset), look)
     assert len(seen) == 2
     assert all(images.is_leaf and images.requires_grad for images in seen)
+
+
+FRESH = ["training.occupancy_fakes=true", "model.generator.nerf_noise_std_init=0"]
+
+
+@pytest.mark.parametrize("loss", ["nonsaturating", "r3gan"])
+def test_empty_space_is_left_out_of_the_fakes_of_the_d_step_alone(
+    small_config: Config, small_data: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    cfg = small_config.with_overrides([*FRESH, f"training.loss={loss}", "training.batch_gpu=2"])
+    state, dataset = _begin(cfg, small_data)
+    charted: list[int] = []
+    monkeypatch.setattr(
+        "epigraf.models.generator.coarse_grid",
+        lambda field, *_: charted.append(len(field.planes)),
+    )
+    train_step(state, DatasetSource(state, dataset))
+    assert charted == [2, 2]  # the two parts of Dmain
+
+
+def test_empty_space_is_not_left_out_while_noise_would_fill_it(
+    small_config: Config, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = small_config.with_overrides(["training.occupancy_fakes=true"])
+    state, dataset = _begin(cfg, small_data)
+    state.counters.step = 1
+    assert schedule_at(cfg, 0).density_noise_std > 0
+    monkeypatch.setattr("epigraf.models.generator.coarse_grid", None)
+    train_step(state, DatasetSource(state, dataset))
+
+
+def test_occupancy_of_fakes_that_are_not_rendered_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"occupancy_fakes has no fakes .*reuse_fakes=true"):
+        load_config("plants64", ["training.occupancy_fakes=true"])
+    with pytest.raises(ConfigError, match=r"occupancy_fakes keeps .*sampler=nerfacc"):
+        load_config("ffhq256", ["training.occupancy_fakes=true", "render.sampler=nerfacc"])

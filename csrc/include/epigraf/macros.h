@@ -25,3 +25,10 @@
 #define EPIGRAF_SIMD_SUM
 #define EPIGRAF_SIMD_ANY
 #endif
+
+// Loops over registers must be gone before the vectoriser looks for work.
+#if defined(__CUDACC__)
+#define EPIGRAF_UNROLL
+#else
+#define EPIGRAF_UNROLL _Pragma("GCC unroll 32")
+#endif

@@ -63,7 +63,7 @@ EPIGRAF_HD void five_points(const V* d, V* points) {
 }
 
 // The transforms of one row or column. Those to points read a window of kPixels, the next one kStep
-// further; the one from points writes a tile.
+// further; the one from points writes a tile. A kernel is a picture of 3x3 pixels.
 
 // (winograd 1): what a convolution with stride 1 reads.
 template <typename T>
@@ -130,6 +130,37 @@ struct Stride2OutputAdjoint {
   }
 };
 
+// (winograd 1): the values of three taps, each over the product of its point's distances from the
+// other ones,
+template <typename T>
+struct Stride1Kernel {
+  static constexpr int kPixels = 3, kPoints = 6, kStep = 3;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* taps, V* values) {
+    constexpr T a = NearPoints<T>::a, b = NearPoints<T>::b, between = a * a - b * b;
+    constexpr T at_a = 1 / (2 * a * a * between), at_b = -1 / (2 * b * b * between);
+    const V even_a = taps[0] * at_a + taps[2] * (a * a * at_a), odd_a = taps[1] * (a * at_a);
+    const V even_b = taps[0] * at_b + taps[2] * (b * b * at_b), odd_b = taps[1] * (b * at_b);
+    values[0] = taps[0] * (1 / (a * a * b * b));
+    values[1] = even_a + odd_a;
+    values[2] = even_a - odd_a;
+    values[3] = even_b + odd_b;
+    values[4] = even_b - odd_b;
+    values[5] = taps[2];
+  }
+};
+
+// ... and of the kernel turned by 180 degrees (winograd 8).
+template <typename T>
+struct Stride1TurnedKernel {
+  static constexpr int kPixels = 3, kPoints = 6, kStep = 3;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* taps, V* values) {
+    const V turned[3] = {taps[2], taps[1], taps[0]};
+    Stride1Kernel<T>::apply(turned, values);
+  }
+};
+
 // The place of point (i, j) among all. With stride 2 those that share a weight are neighbours:
 // (even, even), then (even, odd), (odd, even) and (odd, odd), the odd ones innermost (winograd 7).
 template <int kPoints>
@@ -139,34 +170,50 @@ EPIGRAF_HD constexpr int point_place(int i, int j) {
   return j < 5 ? 45 + j * 4 + (i - 5) : 65 + (i - 5) * 4 + (j - 5);
 }
 
-// Pixels [kPixels, kPixels] to points [kPoints, kPoints], by rows, then by columns; both dense.
-template <typename Transform, typename V>
-EPIGRAF_HD void square_to_points(const V* pixels, V* points) {
+// Pixels [kPixels, kPixels] to points [kPoints, kPoints], by rows, then by columns: read(i, j) is a
+// pixel, write(place, v) takes a point. Between the two only the transformed rows are kept. Lines
+// are unrolled, so that they live in registers.
+template <typename Transform, typename V, typename Read, typename Write>
+EPIGRAF_HD void square_to_points(Read read, Write write) {
   constexpr int m = Transform::kPixels, n = Transform::kPoints;
-  V rows[n * m];  // transposed: [point, row]
+  V rows[n][m];  // transposed: [point, row]
   for (int i = 0; i < m; ++i) {
-    V line[n];
-    Transform::apply(pixels + i * m, line);
-    for (int j = 0; j < n; ++j) rows[j * m + i] = line[j];
+    V pixels[m], line[n];
+    EPIGRAF_UNROLL
+    for (int j = 0; j < m; ++j) pixels[j] = read(i, j);
+    Transform::apply(pixels, line);
+    EPIGRAF_UNROLL
+    for (int j = 0; j < n; ++j) rows[j][i] = line[j];
   }
+  EPIGRAF_UNROLL
   for (int j = 0; j < n; ++j) {
     V line[n];
-    Transform::apply(rows + j * m, line);
-    for (int i = 0; i < n; ++i) points[point_place<n>(i, j)] = line[i];
+    Transform::apply(rows[j], line);
+    EPIGRAF_UNROLL
+    for (int i = 0; i < n; ++i) write(point_place<n>(i, j), line[i]);
   }
 }
 
-template <typename Transform, typename V>
-EPIGRAF_HD void square_from_points(const V* points, V* pixels) {
+// The other way, by columns, then by rows: read(place) is a point, write(i, j, v) takes a pixel.
+template <typename Transform, typename V, typename Read, typename Write>
+EPIGRAF_HD void square_from_points(Read read, Write write) {
   constexpr int m = Transform::kPixels, n = Transform::kPoints;
-  V columns[m * n];  // [row, point]
+  V columns[m][n];  // [row, point]
   for (int j = 0; j < n; ++j) {
-    V line[n], column[m];
-    for (int i = 0; i < n; ++i) line[i] = points[point_place<n>(i, j)];
-    Transform::apply(line, column);
-    for (int i = 0; i < m; ++i) columns[i * n + j] = column[i];
+    V points[n], line[m];
+    EPIGRAF_UNROLL
+    for (int i = 0; i < n; ++i) points[i] = read(point_place<n>(i, j));
+    Transform::apply(points, line);
+    EPIGRAF_UNROLL
+    for (int i = 0; i < m; ++i) columns[i][j] = line[i];
   }
-  for (int i = 0; i < m; ++i) Transform::apply(columns + i * n, pixels + i * m);
+  EPIGRAF_UNROLL
+  for (int i = 0; i < m; ++i) {
+    V line[m];
+    Transform::apply(columns[i], line);
+    EPIGRAF_UNROLL
+    for (int j = 0; j < m; ++j) write(i, j, line[j]);
+  }
 }
 
 // Which of the transforms, in the order of the structs above.
@@ -176,6 +223,8 @@ enum class WinogradTransform : int {
   stride1_output_adjoint,
   stride2_input,
   stride2_output_adjoint,
+  stride1_kernel,
+  stride1_turned_kernel,
 };
 
 // A picture with its channels last, and a run of its tiles as points.
@@ -188,6 +237,16 @@ struct WinogradTiles {
   int64_t first, count;             // the run of tiles, counted over the batch
   T* pixels;                        // [B, H, W, C]; written where the transform is an output
   T* points;                        // [points, count, C]
+};
+
+// The products at the points (winograd 4): result [n, rows, columns] = left [n, rows, depth] right.
+template <typename T>
+struct WinogradProducts {
+  static constexpr int64_t kPanel = 64;  // columns is a multiple of it
+  int64_t points, rows, depth, columns;
+  const T* left;
+  const T* right;  // [n, columns / kPanel, depth, kPanel]
+  T* result;
 };
 
 // Where a tile begins.

@@ -93,9 +93,7 @@ Smooth = Annotated[
 ]
 Decimate = Annotated[
     int | None,
-    typer.Option(
-        "--decimate", min=4, help="At most about so many faces.", rich_help_panel=_SURFACE
-    ),
+    typer.Option("--decimate", min=4, help="At most so many faces.", rich_help_panel=_SURFACE),
 ]
 Texture = Annotated[
     int | None,

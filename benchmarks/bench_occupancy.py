@@ -115,7 +115,7 @@ def _render(scene: Scene, field: _GridField) -> Tensor:
 
 def _build_turntable(name: str, table: Turntable, device: str) -> Sequence[Work]:
     model = load(MODEL, device)
-    dense, sparse = (film(model, table, sampler) for sampler in (_DENSE, _OCCUPANCY))
+    dense, sparse = (torch.stack(film(model, table, s)) for s in (_DENSE, _OCCUPANCY))
     counts = Counts(rays=table.frames * table.side**2, images=table.frames)
     close = replace(counts, decibels=psnr(dense, sparse))
     return [
@@ -124,12 +124,12 @@ def _build_turntable(name: str, table: Turntable, device: str) -> Sequence[Work]
     ]
 
 
-def film(model: LoadedModel, table: Turntable, sampler: RenderSampler) -> Tensor:
-    """The frames [N, 3, H, W] of a model's first object; planes and grid are computed too."""
+def film(model: LoadedModel, table: Turntable, sampler: RenderSampler) -> list[Tensor]:
+    """The frames [3, H, W] of a model's first object; planes and grid are computed too."""
     ws = styles_from_seeds(model.generator, [0], Truncation(0.7))
     path = circle(model.config.dataset.camera.fov, table.frames)
     frames = render_views(model.generator, ws, path, Frame(table.side), sampler=sampler)
-    return torch.stack([frame[Output.COLOR] for frame in frames])
+    return [frame[Output.COLOR] for frame in frames]
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

@@ -102,8 +102,8 @@ def extract_surface(
     sampler = Sampler(field, lattice, options.max_points)
     pieces = _pieces(sampler, level, options, stages("surface"), spool)
     places, faces = blocks.stitch(pieces, lattice.resolution)
-    if options.clip_radius is not None:  # outside of the ball is emptiness
-        sampler.low = min(sampler.low, level - 1)
+    if options.clip_radius is not None and sampler.low <= sampler.high:
+        sampler.low = min(sampler.low, level - 1)  # outside of the ball is emptiness
     if len(faces) == 0 or not sampler.low < level < sampler.high:
         _explain_nothing(sampler, level)
     places *= lattice.spacing
@@ -148,6 +148,12 @@ def _pieces(
 
 def _explain_nothing(sampler: Sampler, level: float) -> None:
     low, high = float(sampler.low), float(sampler.high)
+    if high < low:  # no point was asked for
+        bounds = sampler.lattice.bounds
+        raise ValueError(
+            f"surface: the box from {list(bounds.low)} to {list(bounds.high)} lies outside the "
+            "object's ball about the origin; choose other bounds"
+        )
     if low == high:
         raise ValueError(f"surface: the volume is empty, its density is {low:g} everywhere")
     if low < level < high:

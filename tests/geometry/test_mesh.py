@@ -260,3 +260,11 @@ def test_averaged_colors_of_a_view_independent_field_are_the_colors() -> None:
     assert plain is not None
     assert mean is not None
     assert np.abs(plain.astype(int) - mean).mean() < 3
+
+
+def test_a_box_outside_the_ball_is_named() -> None:
+    lattice = Lattice(17, Bounds((5.0, 5.0, 5.0), (6.0, 6.0, 6.0)))
+    with pytest.raises(ValueError, match=r"the box from .* lies outside the object's ball"):
+        extract_surface(
+            lambda points: points[..., 0], lattice, 0.0, SurfaceOptions(clip_radius=0.9)
+        )

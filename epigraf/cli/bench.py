@@ -70,46 +70,29 @@ Plots = Annotated[
 ]
 
 
-@app.command()
-def ops(
-    out: Out = RESULTS,
-    rounds: Rounds = None,
-    threads: Threads = None,
-    device: Device = "cpu",
-    only: Only = "",
-    quick: Quick = False,
-    default_malloc: Malloc = False,
-) -> None:
-    """Measure every op beside its plain-torch reference.
+def _suite(name: str, about: str, *examples: str) -> None:
+    """The command of a suite."""
 
-    [bold]Examples[/bold]
+    def command(
+        out: Out = RESULTS,
+        rounds: Rounds = None,
+        threads: Threads = None,
+        device: Device = "cpu",
+        only: Only = "",
+        quick: Quick = False,
+        default_malloc: Malloc = False,
+    ) -> None:
+        run(name, make_settings(rounds, threads, device, only, quick, default_malloc), out)
 
-      epigraf bench ops
-      epigraf bench ops --only triplane --threads 1
-    """
-    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
-    run("ops", settings, out)
+    shown = "\n".join(f"  epigraf bench {name} {words}".rstrip() for words in ("", *examples))
+    app.command(name, help=f"{about}\n\n[bold]Examples[/bold]\n\n{shown}")(command)
 
 
-@app.command()
-def render(
-    out: Out = RESULTS,
-    rounds: Rounds = None,
-    threads: Threads = None,
-    device: Device = "cpu",
-    only: Only = "",
-    quick: Quick = False,
-    default_malloc: Malloc = False,
-) -> None:
-    """Measure the renderer: fused, ops, plain torch, and the official formulation.
-
-    [bold]Examples[/bold]
-
-      epigraf bench render
-      epigraf bench render --only backward --rounds 20
-    """
-    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
-    run("render", settings, out)
+_suite("ops", "Measure every op beside its plain-torch reference.", "--only triplane --threads 1")
+_suite(
+    "render", "Measure the renderer: fused, ops, plain torch, and the official formulation.",
+    "--only backward --rounds 20",
+)  # fmt: skip
 
 
 @app.command()
@@ -136,67 +119,18 @@ def step(
     run("step", replace(settings, preset=config, overrides=tuple(override or ())), out)
 
 
-@app.command()
-def occupancy(
-    out: Out = RESULTS,
-    rounds: Rounds = None,
-    threads: Threads = None,
-    device: Device = "cpu",
-    only: Only = "",
-    quick: Quick = False,
-    default_malloc: Malloc = False,
-) -> None:
-    """Measure rendering through occupancy grids, and a turntable of the shipped model.
-
-    [bold]Examples[/bold]
-
-      epigraf bench occupancy
-      epigraf bench occupancy --only 120 --rounds 1
-    """
-    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
-    run("occupancy", settings, out)
-
-
-@app.command()
-def mesh(
-    out: Out = RESULTS,
-    rounds: Rounds = None,
-    threads: Threads = None,
-    device: Device = "cpu",
-    only: Only = "",
-    quick: Quick = False,
-    default_malloc: Malloc = False,
-) -> None:
-    """Measure the surface of the shipped model, by blocks and from a dense grid.
-
-    [bold]Examples[/bold]
-
-      epigraf bench mesh
-      epigraf bench mesh --only 256 --rounds 1
-    """
-    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
-    run("mesh", settings, out)
-
-
-@app.command()
-def scaling(
-    out: Out = RESULTS,
-    rounds: Rounds = None,
-    threads: Threads = None,
-    device: Device = "cpu",
-    only: Only = "",
-    quick: Quick = False,
-    default_malloc: Malloc = False,
-) -> None:
-    """Measure the cost of a rendering against rays, samples, planes, batch and threads.
-
-    [bold]Examples[/bold]
-
-      epigraf bench scaling
-      epigraf bench scaling --only threads
-    """
-    settings = make_settings(rounds, threads, device, only, quick, default_malloc)
-    run("scaling", settings, out)
+_suite(
+    "occupancy", "Measure rendering through occupancy grids, and a turntable of the shipped model.",
+    "--only 120 --rounds 1",
+)  # fmt: skip
+_suite(
+    "mesh", "Measure the surface of the shipped model, by blocks and from a dense grid.",
+    "--only 256 --rounds 1",
+)  # fmt: skip
+_suite(
+    "scaling", "Measure the cost of a rendering against rays, samples, planes, batch and threads.",
+    "--only threads",
+)  # fmt: skip
 
 
 @app.command("all")

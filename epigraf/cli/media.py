@@ -6,6 +6,7 @@ N pictures, H W pixels; arrays are uint8 [.., H, W, 3], or 4 with alpha.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,12 @@ def check_target(path: Path) -> None:
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir():
         raise EpigrafError(f"{path}: {nearest} is a file, not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise EpigrafError(f"{path}: permission denied in {nearest}; choose another --out")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise EpigrafError(f"{path}: {reason} in {nearest}; choose another --out") from None
 
 
 def write_text(text: str, path: Path) -> None:

@@ -293,7 +293,7 @@ def _surface(thing: Object, options: MeshOptions) -> Mesh:
     """The mesh, with a progress bar; large ones go on where an interrupted run ended."""
     from dataclasses import replace
 
-    from epigraf.cli.progress import Stages
+    from epigraf.cli.progress import stages
     from epigraf.geometry.extract import extract_mesh, object_level
     from epigraf.geometry.spool import Spool
 
@@ -306,8 +306,8 @@ def _surface(thing: Object, options: MeshOptions) -> Mesh:
         if spool.layers():
             typer.echo(f"{thing.path}: going on after {spool.layers()} finished layers", err=True)
     try:
-        with Stages(thing.path.name) as stages:
-            mesh = extract_mesh(field, cfg, options, stages, spool, choice)
+        with stages(str(thing.path)) as begin:
+            mesh = extract_mesh(field, cfg, options, begin, spool, choice)
     except (KeyboardInterrupt, OSError):
         if spool is not None:
             typer.echo(f"{spool.folder} is kept: the same command goes on from there", err=True)
@@ -329,7 +329,7 @@ def _spool_folder(path: Path, remove: bool = False) -> Path:
 
 
 def _save_volume(thing: Object, options: MeshOptions) -> str:
-    from epigraf.cli.progress import Stages
+    from epigraf.cli.progress import stages
     from epigraf.geometry.extract import for_the_user, object_lattice
     from epigraf.geometry.mrc import save_volume
 
@@ -338,10 +338,10 @@ def _save_volume(thing: Object, options: MeshOptions) -> str:
              "values": "raw density, before shift, clamp and gain",
              "units": "world units, y up"}  # fmt: skip
     try:
-        with Stages(thing.path.name) as stages, for_the_user():
+        with stages(str(thing.path)) as begin, for_the_user():
             low, high = save_volume(
                 thing.field().density_raw, lattice, thing.path, plan=thing.plan(options, None),
-                facts=facts, progress=stages("densities"), max_points=options.max_points,
+                facts=facts, progress=begin("densities"), max_points=options.max_points,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"{_spool_folder(thing.path)} is kept: the same command goes on", err=True)

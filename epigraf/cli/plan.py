@@ -69,6 +69,8 @@ def plan(
     from epigraf.training.plan import GPUS, make_plan
 
     cfg = load_config(config, override or [])
+    if cfg.model.generator.tri_plane.fixed:
+        raise EpigrafError(f"plan {config}: is for `epigraf fit`, which trains no GAN")
     if cfg.training.batch_size % gpus:
         raise EpigrafError(
             f"--gpus {gpus}: must divide training.batch_size {cfg.training.batch_size}"

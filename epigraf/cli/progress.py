@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import typer
@@ -80,32 +81,21 @@ class Meter:
             typer.echo(text, err=True)
 
 
-class Stages:
-    """One meter after another, each for a stage of the work on `what`; use as a context manager."""
+@contextmanager
+def stages(what: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """One meter after another, each for a stage of the work on `what`. Called with a stage's name
+    it begins one, and returns what is told how many of how many parts are done."""
+    with ExitStack() as running:
 
-    def __init__(self, what: str) -> None:
-        self._what, self._meter = what, Meter(what, 1.0)
+        def begin(stage: str) -> Callable[[int, int], None]:
+            running.close()
+            meter, done = running.enter_context(Meter(f"{what}: {stage}", 1.0)), 0.0
 
-    def __enter__(self) -> Stages:
-        return self
+            def told(count: int, total: int) -> None:
+                nonlocal done
+                meter.advance(count / total - done)
+                done = count / total
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._meter.__exit__(kind, error, trace)
+            return told
 
-    def __call__(self, stage: str) -> Callable[[int, int], None]:
-        """Begin a stage; what comes back is told how many of how many parts are done."""
-        self._meter.__exit__(None, None, None)
-        meter, done = Meter(f"{self._what}: {stage}", 1.0), 0.0
-        self._meter = meter.__enter__()
-
-        def told(count: int, total: int) -> None:
-            nonlocal done
-            meter.advance(count / total - done)
-            done = count / total
-
-        return told
+        yield begin

@@ -45,7 +45,7 @@ def render_sheet(loaded: LoadedModel, cast: Cast, shot: Shot, files: Files) -> s
     people = sum(cell.styles is not None for cell in cast.cells)
     cells: list[np.ndarray | None] = []
     with Meter("rendering", people * len(shot.cameras)) as meter:
-        budget = meter_budget(loaded, meter)
+        budget = meter_budget(meter)
         for cell in cast.cells:
             cells.append(_render_cell(loaded, cell, shot, files, meter, budget))
     wide = len(shot.cameras) > 1 and files.layout is Layout.ROW

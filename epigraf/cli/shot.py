@@ -60,10 +60,9 @@ def make_shot(
     return Shot(cameras, frame, wanted, tuple(Range.of(cfg, radius) for radius in radii))
 
 
-def meter_budget(loaded: LoadedModel, meter: Meter) -> RayBudget:
+def meter_budget(meter: Meter) -> RayBudget:
     """A budget of rays that says through the meter when it shrinks."""
-    device = next(loaded.generator.parameters()).device
-    return RayBudget(device=device, say=meter.say)
+    return RayBudget(say=meter.say)
 
 
 def views_of(
@@ -77,7 +76,7 @@ def views_of(
     """The views of one cell (styles and sampler as for `render_views`), one unit of the meter each;
     what samples the first cell's rays is noted where someone chose it."""
     outputs, chosen = needed(shot.outputs), sampler or loaded.config.render.sampler
-    budget = budget or meter_budget(loaded, meter)
+    budget = budget or meter_budget(meter)
     scenes = scenes_of(loaded.generator, ws, shot.cameras, shot.frame, chosen)
     for scene, cameras in scenes:
         if chosen is not None:

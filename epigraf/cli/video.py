@@ -177,7 +177,7 @@ def _film(loaded: LoadedModel, cast: Cast, shot: Shot, meter: Meter) -> Iterator
     from epigraf.cli.shot import meter_budget, shaded, side_by_side, views_of
     from epigraf.config import RenderSampler
 
-    budget = meter_budget(loaded, meter)
+    budget = meter_budget(meter)
     sampler = loaded.config.render.sampler or RenderSampler.OCCUPANCY
     reels = [
         None if cell.styles is None else views_of(loaded, cell.styles, shot, meter, budget, sampler)

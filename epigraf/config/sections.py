@@ -354,14 +354,14 @@ class RenderConfig(Section):
 
     backend: RenderBackend = RenderBackend.FUSED
     # ours: in inference rays end where less than this share of their light is left; 0 = never,
-    # null = 0.004 with an occupancy grid
+    # null = 0.001 with an occupancy grid
     early_stop_eps: float | None = Field(default=None, ge=0, lt=1)
     # ours: null = occupancy for videos, else dense; never while training
     sampler: RenderSampler | None = None
     # ours: cells of the occupancy grid along an edge, a multiple of 32 (null = two a pixel of the
     # planes, at most 128), and the opacity that a cell must be able to add to be looked at
     grid_resolution: int | None = Field(default=None, ge=32, le=512, multiple_of=32)
-    alpha_thre: float = Field(default=0.03, ge=0, lt=1)
+    alpha_thre: float = Field(default=0.02, ge=0, lt=1)
     compositor: Compositor = Compositor.NATIVE  # ours
 
 

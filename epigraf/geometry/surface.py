@@ -102,8 +102,6 @@ def extract_surface(
     sampler = Sampler(field, lattice, options.max_points)
     pieces = _pieces(sampler, level, options, stages("surface"), spool)
     places, faces = blocks.stitch(pieces, lattice.resolution)
-    if options.clip_radius is not None and sampler.low <= sampler.high:
-        sampler.low = min(sampler.low, level - 1)  # outside of the ball is emptiness
     if len(faces) == 0 or not sampler.low < level < sampler.high:
         _explain_nothing(sampler, level)
     places *= lattice.spacing

@@ -11,20 +11,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from epigraf.config import (
-    BackgroundType,
-    Config,
-    GeneratorConfig,
-    Quadrature,
-    RenderBackend,
-    RenderSampler,
-)
-from epigraf.models.backbone import NoiseMode, TriPlaneBackbone
+from epigraf.config import BackgroundType, Config, Quadrature, RenderBackend, RenderSampler
+from epigraf.models.backbone import NoiseMode
 from epigraf.models.background import SphereBackground, plane_background
 from epigraf.models.decoder import DensityPrior, TriPlaneDecoder, TriPlaneField
 from epigraf.models.lattice import coarse_grid
 from epigraf.models.mapping import CameraEmbedding, MappingNetwork
-from epigraf.models.planes import FixedPlanes
+from epigraf.models.planes import make_planes
 from epigraf.models.projection import as_read_here
 from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import Draws
@@ -56,7 +49,7 @@ class View:
         second_order: gradients of the picture will be differentiated again, which the fused
             renderer cannot do: compose it from ops.
         skip_empty: look for the empty parts of the scene first and leave them out, where no
-            gradient is asked for (occupancy 11).
+            gradient is asked for (occupancy 12).
     """
 
     patch: PatchParams | None = None
@@ -102,7 +95,7 @@ class Generator(nn.Module):
         self.plane_channels = 3 * g.tri_plane.feat_dim
         has_plane_bg = g.bg_model.type is BackgroundType.PLANE
         channels = self.plane_channels + (_IMAGE_CHANNELS if has_plane_bg else 0)
-        self.backbone = _backbone(g, channels)
+        self.backbone = make_planes(g, channels)
         self.decoder = TriPlaneDecoder(g, cfg.decoder.engine)
         self.background: SphereBackground | None = None
         if g.bg_model.type is BackgroundType.SPHERE:
@@ -308,20 +301,6 @@ class Generator(nn.Module):
             max_rays=self._max_rays(view, len(ws)),
             trace=trace,
         )
-
-
-def _backbone(g: GeneratorConfig, channels: int) -> TriPlaneBackbone | FixedPlanes:
-    """What makes the planes."""
-    if g.tri_plane.fixed:
-        return FixedPlanes(g.tri_plane.res, channels)
-    return TriPlaneBackbone(
-        g.w_dim,
-        g.tri_plane.res,
-        channels,
-        channel_base=int(g.cbase * g.fmaps),
-        channel_max=g.cmax,
-        use_noise=g.use_noise,
-    )
 
 
 def _by_object(rays: Rays, objects: int) -> Rays:

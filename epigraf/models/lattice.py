@@ -1,7 +1,7 @@
 """Where a scene that is rendered once is empty: its density at all points of a lattice, cheaply.
 
 On a lattice each plane is read at N^2 points instead of N^3, and the decoder's first layer, being
-linear, is applied to what was read (occupancy 11). Legend: B batch, N points along an edge, C
+linear, is applied to what was read (occupancy 12). Legend: B batch, N points along an edge, C
 features, O width of the decoder's first layer.
 """
 

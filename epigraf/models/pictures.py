@@ -132,7 +132,7 @@ def render_picture(
     """
     if Output.BACKGROUND in outputs and not scene.has_background:
         raise ValueError("render_picture: the background output needs a background model")
-    budget = budget or RayBudget(device=scene.planes.device)
+    budget = budget or RayBudget()
     box, rays_a_pixel = frame.box, frame.supersample**2
     picture: Picture = {}
     waiting = [box]

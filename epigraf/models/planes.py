@@ -1,11 +1,13 @@
-"""Planes that no network makes: they are the weights of a model of one object (`epigraf fit`)."""
+"""What makes planes: a network, or nothing, where they are the weights themselves of a model of one
+object (`epigraf fit`)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from epigraf.models.backbone import NoiseMode
+from epigraf.config import GeneratorConfig
+from epigraf.models.backbone import NoiseMode, TriPlaneBackbone
 from epigraf.rendering.draws import Draws
 
 _INITIAL_STD = 0.1
@@ -40,3 +42,17 @@ class FixedPlanes(nn.Module):
     ) -> Tensor:
         """The planes [B, C, R, R] of ws [B, 1, w_dim], whatever these are; nothing is random."""
         return self.values.expand(len(ws), -1, -1, -1)
+
+
+def make_planes(g: GeneratorConfig, channels: int) -> TriPlaneBackbone | FixedPlanes:
+    """What makes planes of `channels` channels."""
+    if g.tri_plane.fixed:
+        return FixedPlanes(g.tri_plane.res, channels)
+    return TriPlaneBackbone(
+        g.w_dim,
+        g.tri_plane.res,
+        channels,
+        channel_base=int(g.cbase * g.fmaps),
+        channel_max=g.cmax,
+        use_noise=g.use_noise,
+    )

@@ -56,7 +56,7 @@ def render_views(
         ValueError: neither one style nor one for each camera.
     """
     frame = frame or Frame(generator.img_resolution)
-    budget = budget or RayBudget(device=ws.device)
+    budget = budget or RayBudget()
     for scene, views in scenes_of(generator, ws, cameras, frame, sampler):
         yield from render_scene(scene, views, frame, outputs, budget=budget, on_tile=on_tile)
 

@@ -346,6 +346,5 @@ def _check_rays(
 def _check_device(op: str, grid: OccupancyGrid, name: str, tensor: Tensor) -> None:
     if tensor.device != grid.words.device:
         raise ValueError(
-            f"{op}: {name} must be on the device of the grid, {grid.words.device}, "
-            f"got {tensor.device}"
+            f"{op}: {name} must be on the grid's device {grid.words.device}, got {tensor.device}"
         )

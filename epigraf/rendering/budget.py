@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-CPU_RAYS, GPU_RAYS = 262_144, 262_144
+RAYS = 262_144
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
 
 
@@ -22,20 +22,16 @@ class RayBudget:
     """The rays that a tile may have; `halve` after each failed allocation.
 
     Args:
-        rays: to begin with; None is what suits the device.
-        device: where rays are marched.
+        rays: to begin with.
         say: receives a line whenever the budget shrinks.
     """
 
     def __init__(
         self,
-        rays: int | None = None,
-        device: torch.device | str = "cpu",
+        rays: int = RAYS,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        on_cpu = torch.device(device).type == "cpu"
-        self.rays = rays or (CPU_RAYS if on_cpu else GPU_RAYS)
-        self._say = say
+        self.rays, self._say = rays, say
 
     def halve(self, error: BaseException) -> None:
         """Go on with half as many rays.

@@ -22,7 +22,7 @@ from epigraf.rendering.rays import RaySegment
 if TYPE_CHECKING:
     from epigraf.rendering.renderer import RenderOptions
 
-SATURATED = 4e-3
+SATURATED = 1e-3
 """Rays with a grid end where less than this share of their light is left, unless told otherwise."""
 
 _POINTS = 131_072  # of one pass: their features stay small

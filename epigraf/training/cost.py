@@ -195,7 +195,7 @@ def cost_of(cfg: Config) -> Cost:
         discriminator=_discriminator(discriminator, cfg),
         conditioning=_conditioning(discriminator),
         planes=FLOAT * generator.plane_channels * side**2 / views,
-        largest=FLOAT * max(maps, default=0) / views,
+        largest=FLOAT * max(maps) / views,
     )
 
 

@@ -162,7 +162,7 @@ def test_video_interpolates_in_a_loop(epigraf: Run, model: Path, tmp_path: Path,
 def test_mesh_is_checked_against_volume_and_truth(
     epigraf: Run, model: Path, tmp_path: Path
 ) -> None:
-    words = ("--resolution", 24, "--level", -0.1, "--keep", 1)
+    words = ("--resolution", 24, "--level", 0.2, "--keep", 1)
     assert epigraf("mesh", model, *words, "--out", tmp_path / "a.ply").exit_code == 0
     tests = ("--check", "--against", tmp_path / "a.ply", "--texture", 64, "--decimate", 500)
     result = epigraf("mesh", model, *words, *tests, "--smooth", 1, "--out", tmp_path / "b.glb")
@@ -187,7 +187,7 @@ def test_an_interrupted_mesh_goes_on(
         written(self, start, piece)
         raise KeyboardInterrupt
 
-    words = ("mesh", model, "--resolution", 72, "--level", -0.1, "--out", tmp_path / "a.ply")
+    words = ("mesh", model, "--resolution", 72, "--level", 0.2, "--out", tmp_path / "a.ply")
     with monkeypatch.context() as patch:
         patch.setattr(Spool, "write", once)
         result = epigraf(*words)
@@ -202,7 +202,7 @@ def test_an_interrupted_mesh_goes_on(
 @pytest.mark.parametrize("ending", ["ply", "obj", "glb"])
 def test_mesh_formats(epigraf: Run, model: Path, tmp_path: Path, ending: str) -> None:
     result = epigraf(
-        "mesh", model, "--resolution", 16, "--format", ending, "--level", -0.1, "--out", tmp_path
+        "mesh", model, "--resolution", 16, "--format", ending, "--level", -0.05, "--out", tmp_path
     )
     assert result.exit_code == 0, result.output
     surface = trimesh.load(tmp_path / f"seed0000.{ending}", force="mesh", process=False)

@@ -44,6 +44,15 @@ class Ball:
         return FieldSample(color, self.density_raw(points_world))
 
 
+class Shell(Ball):
+    """A ball with a hole of radius 0.2 at its centre."""
+
+    def density_raw(self, points_world: Tensor) -> Tensor:
+        return torch.minimum(
+            super().density_raw(points_world), 50 * (points_world.norm(dim=-1) - 0.2)
+        )
+
+
 def _surface(field: Ball, level: float = 0.0, resolution: int = 64, **options: object) -> Mesh:
     lattice = Lattice(resolution, Bounds.cube(2.0))
     return extract_surface(field.density_raw, lattice, level, SurfaceOptions(**options))
@@ -97,9 +106,11 @@ def test_what_leaves_the_lattice_is_capped_half_a_voxel_outside() -> None:
 
 
 def test_clip_radius_cuts_along_the_ball_and_keeps_what_is_inside() -> None:
-    cut = _surface(Ball(), clip_radius=0.5)
+    cut = _surface(Shell(), clip_radius=0.5)
     distance = np.linalg.norm(cut.vertices, axis=1)
-    assert np.abs(distance - 0.5).max() < 0.5 * 2 / 63
+    outer = distance > 0.35
+    assert 0 < outer.sum() < len(outer)
+    assert np.abs(distance[outer] - 0.5).max() < 0.5 * 2 / 63
     assert _trimesh(cut).is_watertight
     whole, kept = (_surface(Ball(), clip_radius=r) for r in (None, 0.8))
     np.testing.assert_allclose(kept.vertices, whole.vertices, atol=1e-6)
@@ -178,8 +189,17 @@ def test_mesh_does_not_depend_on_the_block_size() -> None:
 
 
 def test_default_bounds_are_the_object_ball_and_it_is_clipped() -> None:
-    mesh = extract_mesh(Ball(), _config(object_radius=0.4), MeshOptions(32, 0.0, colors=False))
-    assert np.abs(np.linalg.norm(mesh.vertices, axis=1) - 0.4).max() < 0.5 * 0.8 / 31
+    mesh = extract_mesh(Shell(), _config(object_radius=0.4), MeshOptions(32, 0.0, colors=False))
+    distance = np.linalg.norm(mesh.vertices, axis=1)
+    outer = distance > 0.3
+    assert 0 < outer.sum() < len(outer)
+    assert np.abs(distance[outer] - 0.4).max() < 0.5 * 0.8 / 31
+
+
+def test_a_level_below_everything_is_refused() -> None:
+    for radius in (None, 0.4):
+        with pytest.raises(EpigrafError, match=r"level -1e\+09 is below every density"):
+            extract_mesh(Ball(), _config(object_radius=radius), MeshOptions(32, -1e9))
 
 
 def test_level_out_of_range_is_a_users_error() -> None:

@@ -125,7 +125,7 @@ def test_crops_and_tiles_are_the_whole_picture(backend: str) -> None:
     one = scene(**{"render.backend": backend})
     camera = camera_at(one, PATH, 0)
     whole = render_picture(one, camera, Frame(11), ALL)
-    for box, rays in ((Box(3, 2, 7, 5), None), (Box(0, 0, 11, 11), 37), (Box(10, 10, 1, 1), 5)):
+    for box, rays in ((Box(3, 2, 7, 5), 1 << 18), (Box(0, 0, 11, 11), 37), (Box(10, 10, 1, 1), 5)):
         part = render_picture(one, camera, Frame(11, box), ALL, budget=RayBudget(rays))
         for output in ALL:
             y, x = box.top, box.left

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from epigraf.rendering.budget import CPU_RAYS, GPU_RAYS, RayBudget, is_out_of_memory
+from epigraf.rendering.budget import RayBudget, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,3 @@ def test_halving_says_so_and_ends() -> None:
         budget.halve(MemoryError())
     with pytest.raises(RuntimeError, match="shapes"):
         RayBudget(8).halve(RuntimeError("shapes differ"))
-
-
-def test_the_beginning_suits_the_device() -> None:
-    assert (RayBudget().rays, RayBudget(device="cuda:1").rays) == (CPU_RAYS, GPU_RAYS)

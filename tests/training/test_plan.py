@@ -274,7 +274,7 @@ def test_a_roofline_by_hand() -> None:
     assert decoder.moved == 4 * (2 + 2) * 64**2 * 96 * prod((5, 4))
 
 
-@pytest.mark.parametrize("name", sorted(list_presets()))
+@pytest.mark.parametrize("name", sorted(set(list_presets()) - {"fit"}))
 def test_every_preset_is_planned_in_no_time(name: str) -> None:
     began = time.process_time()
     made = make_plan(load_config(name), GPUS["A100"], 1)

@@ -130,7 +130,7 @@ def extract_mesh(
     """
     lattice, choice = object_lattice(cfg, options), choice or object_level(field, cfg, options)
     with for_the_user():
-        how = SurfaceOptions(clip_radius=cfg.dataset.object_radius, max_points=options.max_points)
+        how = _surface_options(cfg, options)
         if options.mesher is not None:
             mesh = dense_surface(field.density_raw, lattice, choice.level, options.mesher, how)
         else:
@@ -146,6 +146,16 @@ def extract_mesh(
         mesh = replace(mesh, normals=normals)
     mesh = replace(mesh, facts=_facts(cfg, options, choice, dropped))
     return _colored(mesh, field, cfg, options, stages)
+
+
+def _surface_options(cfg: Config, options: MeshOptions) -> SurfaceOptions:
+    """A level that was asked for must be one of the densities'; the one that agrees best with what
+    is rendered may leave the object's whole ball (a fog that fills it)."""
+    return SurfaceOptions(
+        clip_radius=cfg.dataset.object_radius,
+        strict=options.level is not None,
+        max_points=options.max_points,
+    )
 
 
 def _facts(cfg: Config, options: MeshOptions, choice: Choice, dropped: int) -> dict[str, str]:

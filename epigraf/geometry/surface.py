@@ -28,6 +28,7 @@ class SurfaceOptions:
     close: caps what leaves the lattice, half a voxel outside it: the mesh is watertight.
     skip_empty: evaluate the densities near the surface alone, where a coarse lattice of probes
     finds both sides of the level nearby.
+    strict: a level below every density is an error, not the whole ball.
     max_points: densities evaluated at a time. cells: of a block along each axis; no result depends
     on it.
     """
@@ -35,6 +36,7 @@ class SurfaceOptions:
     clip_radius: float | None = None
     close: bool = True
     skip_empty: bool = True
+    strict: bool = False
     max_points: int = 65536
     cells: int = blocks.CELLS
 
@@ -102,6 +104,9 @@ def extract_surface(
     sampler = Sampler(field, lattice, options.max_points)
     pieces = _pieces(sampler, level, options, stages("surface"), spool)
     places, faces = blocks.stitch(pieces, lattice.resolution)
+    emptiness = options.clip_radius is not None and sampler.low <= sampler.high
+    if emptiness and not options.strict:  # outside of the ball
+        sampler.low = min(sampler.low, level - 1)
     if len(faces) == 0 or not sampler.low < level < sampler.high:
         _explain_nothing(sampler, level)
     places *= lattice.spacing

@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 9;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 11;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -132,7 +132,8 @@ struct RenderShape {
   std::array<int64_t, 3> planes;   // C, H, W
   std::array<int64_t, 5> strides;  // of the planes: batch, plane, row, pixel, channel
   std::vector<int64_t> widths;     // of the decoder: input, hidden ..., 4
-  std::array<double, 8> numbers;   // slope, cube_scale, prior strength and slope, shift, gain, std
+  std::array<double, 9> numbers;   // slope, cube_scale, prior strength and slope, shift, gain, std,
+                                   // early_stop_eps, background
   std::array<bool, 4> flags;       // relu, finite_interval, last_back, project
   int64_t u_stride, row_length;
   uintptr_t seed;                // where it is
@@ -174,7 +175,7 @@ template <typename T>
 epigraf::RenderMarch<T> render_march(const RenderShape& shape) {
   const auto& x = shape.numbers;
   return {static_cast<T>(x[4]), static_cast<T>(x[5]), static_cast<T>(x[6]), shape.flags[0],
-          shape.flags[1],       shape.flags[2],       static_cast<T>(x[7])};
+          shape.flags[1],       shape.flags[2],       static_cast<T>(x[7]), static_cast<T>(x[8])};
 }
 
 // origins, directions, near, far, last_delta, even, jitter, coarse_noise, u, final_noise.
@@ -328,6 +329,23 @@ void patch_rays(const Launch& launch, const std::array<int64_t, 4>& sizes,
                                      in(4),
                                      in(5)};
   dispatch(launch, params, epigraf::patch_rays_cpu<T>, EPIGRAF_CUDA_LAUNCHER(patch_rays_cuda<T>));
+}
+
+// numbers: radius squared, near, far; tensors: origins, directions; outputs: t_near, t_far, hit.
+template <typename T>
+void ball_segments(const Launch& launch, int64_t rays, const std::array<double, 3>& numbers,
+                   const std::array<uintptr_t, 2>& tensors,
+                   const std::array<uintptr_t, 3>& outputs) {
+  const epigraf::BallSegments<T> p{rays,
+                                   pointer<const T>(tensors[0]),
+                                   pointer<const T>(tensors[1]),
+                                   static_cast<T>(numbers[0]),
+                                   static_cast<T>(numbers[1]),
+                                   static_cast<T>(numbers[2]),
+                                   pointer<T>(outputs[0]),
+                                   pointer<T>(outputs[1]),
+                                   pointer<bool>(outputs[2])};
+  dispatch(launch, p, epigraf::ball_segments_cpu<T>, EPIGRAF_CUDA_LAUNCHER(ball_segments_cuda<T>));
 }
 
 // tensors: corners, centres, dense, words.
@@ -556,7 +574,7 @@ PYBIND11_MODULE(_C, m) {
   py::class_<RenderShape>(m, "RenderShape")
       .def(py::init([](const std::array<int64_t, 4>& rays, const std::array<int64_t, 3>& planes,
                        const std::array<int64_t, 5>& strides, const std::vector<int64_t>& widths,
-                       const std::array<double, 8>& numbers, const std::array<bool, 4>& flags,
+                       const std::array<double, 9>& numbers, const std::array<bool, 4>& flags,
                        int64_t u_stride, int64_t row_length, uintptr_t seed,
                        const std::array<int64_t, 2>& place, const std::array<bool, 4>& seeded,
                        int64_t cells, double half_edge) {
@@ -623,6 +641,11 @@ PYBIND11_MODULE(_C, m) {
            const std::array<uintptr_t, 6>& inputs, const std::array<uintptr_t, 2>& outputs) {
           EPIGRAF_BY_TYPE(patch_rays, launch, sizes, inputs, outputs);
         });
+  m.def("ball_segments", [](const Launch& launch, int64_t rays, const std::array<double, 3>& numbers,
+                            const std::array<uintptr_t, 2>& tensors,
+                            const std::array<uintptr_t, 3>& outputs) {
+    EPIGRAF_BY_TYPE(ball_segments, launch, rays, numbers, tensors, outputs);
+  });
   // For the sizes and tensors of these three see the functions of their names.
   m.def("occupancy_build", [](const Launch& launch, const std::array<int64_t, 2>& sizes,
                               double threshold, const std::array<uintptr_t, 4>& tensors) {

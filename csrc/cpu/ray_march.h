@@ -189,7 +189,8 @@ struct RayMarch {
       depth += static_cast<Carry>(weight) * t[k];
       for (int c = 0; c < 3; ++c) sum[c] += static_cast<Carry>(weight) * out[c][k];
     }
-    for (int c = 0; c < 3; ++c) p.features[3 * ray + c] = static_cast<T>(sum[c]);
+    const Carry behind = march.background * (1 - opacity);  // (render 10)
+    for (int c = 0; c < 3; ++c) p.features[3 * ray + c] = static_cast<T>(sum[c] + behind);
     p.depth[ray] = static_cast<T>(depth);
     p.opacity[ray] = static_cast<T>(opacity);
     p.transmittance[ray] = static_cast<T>(before_last);
@@ -220,7 +221,8 @@ struct RayMarch {
       weights[k] = slope;  // dL/d weight k
     }
     const T grad_last = march.last_back ? weights[n - 1] : T(0);
-    const T grad_opacity = (p.grad_opacity ? p.grad_opacity[ray] : T(0)) - grad_last;
+    const T grad_behind = gf ? march.background * (gf[0] + gf[1] + gf[2]) : T(0);  // (render 10)
+    const T grad_opacity = (p.grad_opacity ? p.grad_opacity[ray] : T(0)) - grad_last - grad_behind;
     Carry carry = 0;
     for (int64_t k = n - 1; k >= 0; --k) {
       const T delta =

@@ -1,4 +1,4 @@
-// Threads and SIMD around rays.h: a task is a row of pixels.
+// Threads and SIMD around rays.h: a task is a row of pixels, or a run of rays.
 #include "epigraf/rays.h"
 
 #include <algorithm>
@@ -38,7 +38,32 @@ EPIGRAF_CLONES void row_clones(const PatchRays<double>& p, int64_t index) {
   pixel_row(p, index);
 }
 
+constexpr int64_t kRun = 4096;  // rays
+
+template <typename T>
+EPIGRAF_HD void segment_run(const BallSegments<T>& p, int64_t first) {
+  const int64_t end = std::min(first + kRun, p.rays);
+  EPIGRAF_SIMD
+  for (int64_t ray = first; ray < end; ++ray) find_ball_segment(p, ray);
+}
+
+EPIGRAF_CLONES void run_clones(const BallSegments<float>& p, int64_t first) {
+  segment_run(p, first);
+}
+EPIGRAF_CLONES void run_clones(const BallSegments<double>& p, int64_t first) {
+  segment_run(p, first);
+}
+
 }  // namespace
+
+template <typename T>
+void ball_segments_cpu(const BallSegments<T>& params, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t first = 0; first < params.rays; first += kRun) run_clones(params, first);
+}
+
+template void ball_segments_cpu(const BallSegments<float>&, int);
+template void ball_segments_cpu(const BallSegments<double>&, int);
 
 template <typename T>
 void patch_rays_cpu(const PatchRays<T>& params, int threads) {

@@ -273,7 +273,8 @@ struct SparseRays {
   }
 
   EPIGRAF_HD void write(int64_t ray, const Seen& s) {
-    for (int c = 0; c < 3; ++c) p.features[3 * ray + c] = static_cast<T>(s.sum[c]);
+    const Carry behind = p.march.background * (1 - s.opacity);  // (render 10)
+    for (int c = 0; c < 3; ++c) p.features[3 * ray + c] = static_cast<T>(s.sum[c] + behind);
     p.depth[ray] = static_cast<T>(s.depth);
     p.opacity[ray] = static_cast<T>(s.opacity);
     p.transmittance[ray] = static_cast<T>(s.light);

@@ -72,7 +72,9 @@ __device__ void raw_grads(const RenderBackward<T>& p, const RayGrad<T>& grad, co
                           const SampleRow<T>& row, const SampleGrads<T>& grads, int64_t ray) {
   const T* raw = saved + (kOutputs - 1) * row.count;
   T* to = &grads.at(kOutputs - 1, 0);
-  T through_opacity = grad.opacity, grad_transmittance = 0;
+  const T shown = grad.features[0] + grad.features[1] + grad.features[2];
+  T through_opacity = grad.opacity - p.march.background * shown;  // (render 10)
+  T grad_transmittance = 0;
   if (p.march.last_back) through_opacity -= grad_of_weight(grad, saved, row.count, row.count - 1);
   for (int chunk = (row.count - 1) / kWarp * kWarp; chunk >= 0; chunk -= kWarp) {
     const int k = chunk + lane_index();

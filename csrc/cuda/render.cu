@@ -183,7 +183,8 @@ __device__ void integrate(const RenderForward<T>& p, const T* t, const T* output
   if (lane_index() > 0) return;
   p.depth[ray] = depth;
   p.opacity[ray] = opacity;
-  for (int c = 0; c < 3; ++c) p.features[3 * ray + c] = sum[c];
+  const T behind = p.march.background * (T(1) - opacity);  // (render 10)
+  for (int c = 0; c < 3; ++c) p.features[3 * ray + c] = sum[c] + behind;
 }
 
 template <int kBlock, typename T>

@@ -61,7 +61,7 @@ class Output(Enum):
 
 
 Picture = dict[Output, Tensor]
-"""The wanted outputs of one view, each [C, H, W] float32 on the CPU."""
+"""The wanted outputs of one view, each [C, H, W] float32 on the CPU; in memory [H, W, C] often."""
 
 _MARCHED = set(Output) - {Output.NORMAL, Output.DENSITY, Output.BACKGROUND}
 
@@ -100,16 +100,16 @@ def scene_of(
     return Scene(generator, ws, planes, scene_field(generator, planes, sampler))
 
 
-def camera_at(scene: Scene, path: CameraPath, index: int) -> Camera:
-    """Camera `index` of a path in the dtype and on the device of a scene."""
+def cameras_of(scene: Scene, path: CameraPath) -> list[Camera]:
+    """The cameras of a path in the dtype and on the device of a scene."""
     settings = scene.generator.cfg.dataset.camera
-    radius = settings.radius
-    if path.radius is not None:
-        radius = float(path.radius[index])
-    angles = clamp_pitch(path.angles[index : index + 1])
-    looking = cam2world(angles, radius, settings.target)
-    matrix = roll_cameras(looking, float(angles[0, 2]))
-    return Camera(matrix.to(scene.planes), float(path.fov[index]), radius)
+    radii = path.radius
+    if radii is None:
+        radii = torch.full_like(path.fov, settings.radius)
+    angles = clamp_pitch(path.angles)
+    matrices = roll_cameras(cam2world(angles, radii, settings.target), angles[:, 2])
+    each = zip(matrices.to(scene.planes).split(1), path.fov.tolist(), radii.tolist(), strict=True)
+    return [Camera(*camera) for camera in each]
 
 
 @torch.no_grad()
@@ -193,7 +193,7 @@ def render_tile(
     if Output.NORMAL in outputs:
         each["normal"] = each["normal"] @ matrices[:, :3, :3]
     pooled = {name: box_filter(x, tile, frame.supersample) for name, x in each.items()}
-    done = {output: _finish(output, pooled).float().cpu().contiguous() for output in outputs}
+    done = {output: _finish(output, pooled).float().cpu() for output in outputs}
     return [{output: x[i] for output, x in done.items()} for i in range(len(cameras))]
 
 

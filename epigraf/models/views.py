@@ -19,7 +19,7 @@ from epigraf.models.pictures import (
     Output,
     Picture,
     Scene,
-    camera_at,
+    cameras_of,
     render_picture,
     render_tile,
     scene_of,
@@ -77,8 +77,7 @@ def scenes_of(
     sampler = sampler_for(generator, sampler or generator.cfg.render.sampler, rays)
     for i, style in enumerate(ws.split(1)):
         scene = scene_of(generator, style, sampler)
-        seen = range(len(cameras)) if styles == 1 else [i]
-        yield scene, [camera_at(scene, cameras, index) for index in seen]
+        yield scene, cameras_of(scene, cameras if styles == 1 else cameras[i : i + 1])
 
 
 def render_scene(

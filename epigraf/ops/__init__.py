@@ -7,7 +7,7 @@ from epigraf.ops.composite import Composite, composite
 from epigraf.ops.decoder import decode
 from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.ops.random import philox_normal, philox_uniform
-from epigraf.ops.rays import patch_rays
+from epigraf.ops.rays import ball_segment, patch_rays
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, render
 from epigraf.ops.triplane import sample_triplane
 
@@ -19,6 +19,7 @@ __all__ = [
     "RenderedRays",
     "available",
     "backend_line",
+    "ball_segment",
     "composite",
     "decode",
     "importance_t",

@@ -38,7 +38,7 @@ def render_native(
     occupancy grid and projected planes, empty where there is none (a list with None in it has no
     structure for autograd); sizes: F, first and total (of a seed's rays), row_length, cells along
     an edge of the grid; numbers: slope, cube_scale, prior_strength, prior_slope, shift, gain,
-    noise_std, early_stop_eps, half edge of the grid; flags: relu, finite_interval, last_back,
+    noise_std, early_stop_eps, background, half edge of the grid; flags: relu, finite_interval, last_back,
     project, whether there will be a backward pass, and the seeded of jitter, u, coarse_noise,
     final_noise.
     """
@@ -203,7 +203,7 @@ def _shape(
         planes=(channels, height, width),
         strides=_strides(planes),
         widths=[channels, *(len(w) for w in params[: len(params) // 2])],
-        numbers=tuple(numbers[:8]),
+        numbers=tuple(numbers[:9]),
         flags=tuple(flags[:4]),
         u_stride=u.stride(1) if u.ndim == 3 else 0,
         row_length=row_length,
@@ -211,7 +211,7 @@ def _shape(
         place=(first, total),
         seeded=tuple(flags[5:]),
         cells=cells,
-        half_edge=numbers[8],
+        half_edge=numbers[9],
     )
 
 
@@ -220,7 +220,7 @@ def project_native(planes: Tensor, params: Sequence[Tensor]) -> Tensor:
     in the core for n."""
     nothing = planes.new_empty(0)
     rays = [nothing, nothing, planes.new_empty(len(planes), 0), nothing, nothing, nothing, nothing]
-    call = ([0] * 5, [0.0] * 8 + [1.0], [False] * 9)
+    call = ([0] * 5, [0.0] * 9 + [1.0], [False] * 9)
     shape = _shape(planes, params, [*rays, nothing, nothing], None, call)
     size = _native.core().render_projected_size(shape, planes.dtype == torch.float64)
     projected = planes.new_empty(len(planes), size)

@@ -126,7 +126,9 @@ class March:
     """How densities become weights: sigma = gain * clamp(raw + noise_std * noise + shift), clamp a
     softplus or a ReLU; the last interval ends at `far` if finite; last_back adds 1 - sum w to the
     last weight of the final pass. early_stop_eps in [0, 1): where no gradient is wanted a ray of
-    the final pass ends at the first sample that less of its light reaches (`composite`)."""
+    the final pass ends at the first sample that less of its light reaches (`composite`). background
+    is what every channel shows where nothing absorbs (render 10): features gain background (1 -
+    opacity)."""
 
     shift: float = 0.0
     gain: float = 1.0
@@ -135,6 +137,7 @@ class March:
     finite_interval: bool = False
     last_back: bool = False
     early_stop_eps: float = 0.0
+    background: float = 0.0
 
 
 class RenderedRays(NamedTuple):

@@ -1,4 +1,5 @@
-"""Rays through the pixels of a patch: origins and unit directions in world coordinates.
+"""Rays through the pixels of a patch: origins and unit directions in world coordinates; and the part
+of a ray that lies in a ball.
 
 Legend: B batch, R = height * width rays, row by row from the top. Source: EpiGRAF
 (arXiv:2206.10535), section 3.2. Formulas: docs/math/rays.md.
@@ -66,6 +67,63 @@ def pixel_rays(
     matrices, fov, columns, rows = inputs
     origins, directions = _through(matrices, fov, columns[None], rows[None])
     return origins, directions
+
+
+def ball_segment(
+    origins: Tensor, directions: Tensor, radius: float, near: float, far: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each ray enters and leaves the ball of a radius about the origin, between near and far
+    (rays 6): t_near and t_far, [B, R] each, and whether it is inside at all, bool [B, R].
+
+    origins, directions: [B, R, 3], directions of unit length. A ray that misses the ball has both at
+    the place, between near and far, that is nearest to the origin. Differentiable, and without the
+    native core, through plain torch. NaN stays NaN, and hits nothing.
+    Raises ValueError for a wrong shape or device or a negative radius, TypeError for a wrong dtype.
+    """
+    _check_ball(origins, directions, radius)
+    wants_grad = origins.requires_grad or directions.requires_grad
+    if (wants_grad and torch.is_grad_enabled()) or not _native.runs_native(directions):
+        return _ball_segment_reference(origins, directions, (radius**2, near, far))
+    shape = directions.shape[:2]
+    ends = [directions.new_empty(shape) for _ in range(2)]
+    hit = directions.new_empty(shape, dtype=torch.bool)
+    _native.core().ball_segments(
+        _native.launch(directions),
+        hit.numel(),
+        (radius**2, near, far),
+        _native.addresses(origins.contiguous(), directions.contiguous()),
+        _native.addresses(*ends, hit),
+    )
+    return ends[0], ends[1], hit
+
+
+def _ball_segment_reference(
+    origins: Tensor, directions: Tensor, numbers: tuple[float, float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`ball_segment` in plain torch; numbers: radius squared, near, far."""
+    radius_squared, near, far = numbers
+    closest = -_dot(origins, directions)
+    chord = (radius_squared - (_dot(origins, origins) - closest.square())).clamp_min(0).sqrt()
+    t_near, t_far = ((closest + end).clamp(near, far) for end in (-chord, chord))
+    return t_near, t_far, t_far > t_near
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """[...] of [..., 3] each; a sum over so short an axis is slow."""
+    (ax, ay, az), (bx, by, bz) = a.unbind(-1), b.unbind(-1)
+    return ax * bx + ay * by + az * bz
+
+
+def _check_ball(origins: Tensor, directions: Tensor, radius: float) -> None:
+    check_floating("ball_segment", "directions", directions)
+    if directions.ndim != 3 or directions.shape[2] != 3:
+        raise ValueError(
+            f"ball_segment: directions must have shape [B, R, 3], got {list(directions.shape)}"
+        )
+    check_shape("ball_segment", "origins", origins, "[B, R, 3]", tuple(directions.shape))
+    check_like("ball_segment", "origins", origins, "directions", directions)
+    if not radius >= 0:
+        raise ValueError(f"ball_segment: radius must not be negative, got {radius}")
 
 
 def _native_rays(size: tuple[int, int], inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:

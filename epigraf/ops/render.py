@@ -163,7 +163,7 @@ def render(
         [
             field.slope, field.cube_scale, field.prior_strength, field.prior_slope,
             march.shift, march.gain, march.noise_std, 0.0 if recorded else march.early_stop_eps,
-            1.0 if grid is None else grid.half_edge,
+            march.background, 1.0 if grid is None else grid.half_edge,
         ],
         [
             march.relu, march.finite_interval, march.last_back, project, recorded,
@@ -211,7 +211,10 @@ def composed_again(
     slope, cube_scale, strength, prior_slope = numbers[:4]
     weights, biases = params[:layers], params[layers:]
     field = FieldTensors(planes, weights, biases, slope, cube_scale, strength, prior_slope)
-    march = March(*numbers[4:7], relu=flags[0], finite_interval=flags[1], last_back=flags[2])
+    march = March(
+        *numbers[4:7], relu=flags[0], finite_interval=flags[1], last_back=flags[2],
+        background=numbers[8],
+    )  # fmt: skip
     seeds = None
     if seed is not None:
         seeds = RaySeeds(seed, sizes[2], sizes[1], flags[5], sizes[0] if flags[6] else 0, flags[8])
@@ -246,7 +249,10 @@ def render_reference(
         colors, raw, t = merge_samples((*fine, t_fine), (colors, raw, t))
     final = (march.last_back, march.early_stop_eps)
     result = _integrate((colors, raw, t), rays, march, rays.final_noise, *final)
-    return RenderedRays(result.features, result.depth, result.opacity, result.transmittance)
+    features = result.features
+    if march.background != 0:  # (render 10)
+        features = features + (march.background * (1 - result.opacity))[..., None]
+    return RenderedRays(features, result.depth, result.opacity, result.transmittance)
 
 
 def _last_counts(rays: RayTensors, march: March) -> Tensor | bool:

@@ -102,18 +102,7 @@ def ray_segment(
             directions.new_tensor(far).expand(shape),
             None,
         )
-    closest = -_dot(origins, directions)
-    half_chord_sq = object_radius**2 - (_dot(origins, origins) - closest.square())
-    half_chord = half_chord_sq.clamp_min(0).sqrt()
-    t_near = (closest - half_chord).clamp(near, far)
-    t_far = (closest + half_chord).clamp(near, far)
-    return RaySegment(t_near, t_far, t_far > t_near)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """[...] of [..., 3] each; a sum over so short an axis is slow."""
-    (ax, ay, az), (bx, by, bz) = a.unbind(-1), b.unbind(-1)
-    return ax * bx + ay * by + az * bz
+    return RaySegment(*ops.ball_segment(origins, directions, object_radius, near, far))
 
 
 def stratified_t(segment: RaySegment, num_samples: int, jitter: Tensor | None) -> Tensor:

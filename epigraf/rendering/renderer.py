@@ -287,7 +287,8 @@ def _march_fused(
         row_length=options.row_length,
     )
     march = _march_of(options, occupancy.early_stop(field, options.early_stop_eps))
-    return _rendered(render_fused(tensors, ray_tensors, march, occupancy.grid_of(field)), options)
+    result = render_fused(tensors, ray_tensors, march, occupancy.grid_of(field))
+    return Rendered(result.features, result.depth, result.opacity, _behind(result, options))
 
 
 def _march_of(options: RenderOptions, early_stop_eps: float) -> March:
@@ -299,26 +300,28 @@ def _march_of(options: RenderOptions, early_stop_eps: float) -> March:
         finite_interval=options.last_interval is LastInterval.FINITE,
         last_back=options.last_back,
         early_stop_eps=early_stop_eps,
+        background=_flat_background(options),
     )
 
 
-def _rendered(result: Composite | RenderedRays, options: RenderOptions) -> Rendered:
-    """White behind what the rays have not absorbed, and what a background shows through."""
-    features, empty = result.features, 1 - result.opacity
+def _flat_background(options: RenderOptions) -> float:
+    """What every channel shows behind what the rays have not absorbed: white, black, or nothing."""
     if options.white_back or options.black_back:
-        features = _add_everywhere(features, empty if options.white_back else -empty)
+        return 1.0 if options.white_back else -1.0
+    return 0.0
+
+
+def _rendered(result: Composite, options: RenderOptions) -> Rendered:
+    """White or black behind what the rays have not absorbed, and what a background shows through."""
+    features, level = result.features, _flat_background(options)
+    if level != 0:
+        features = features + (level * (1 - result.opacity))[..., None]
+    return Rendered(features, result.depth, result.opacity, _behind(result, options))
+
+
+def _behind(result: Composite | RenderedRays, options: RenderOptions) -> Tensor:
     finite = options.midpoints or options.last_interval is LastInterval.FINITE
-    behind = empty if finite else result.transmittance
-    return Rendered(features, result.depth, result.opacity, behind)
-
-
-def _add_everywhere(features: Tensor, light: Tensor) -> Tensor:
-    """Features [B, R, 3] plus light [B, R]. Without gradients channel after channel in memory, as a
-    picture is: that is several times as fast, and spares the picture a copy."""
-    if torch.is_grad_enabled():
-        return features + light[..., None]
-    planar = features.new_empty(features.mT.shape)
-    return torch.add(features.mT, light[:, None], out=planar).mT
+    return 1 - result.opacity if finite else result.transmittance
 
 
 def _present(value: Tensor | None) -> Tensor:

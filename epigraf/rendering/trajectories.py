@@ -40,6 +40,11 @@ class CameraPath:
     def __len__(self) -> int:
         return int(self.angles.shape[0])
 
+    def __getitem__(self, frames: slice) -> CameraPath:
+        """Some of the cameras."""
+        radius = None if self.radius is None else self.radius[frames]
+        return CameraPath(self.angles[frames], self.fov[frames], radius)
+
 
 class PathKind(Enum):
     """The camera paths that the command line offers."""

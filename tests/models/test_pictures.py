@@ -15,7 +15,7 @@ from epigraf.models.generator import Generator, Image, View
 from epigraf.models.pictures import (
     Output,
     Scene,
-    camera_at,
+    cameras_of,
     render_picture,
     scene_of,
 )
@@ -71,7 +71,7 @@ def shown(of: Scene, side: int, **view: Any) -> Image:
 @pytest.mark.parametrize("target", ["[0, 0, 0]", "[0.06, 0.02, -0.03]"])
 def test_outputs_are_those_of_the_generator(target: str) -> None:
     one = scene(**{"dataset.camera.target": target})
-    got = render_picture(one, camera_at(one, PATH, 0), Frame(9), ALL)
+    got = render_picture(one, cameras_of(one, PATH)[0], Frame(9), ALL)
     expected = shown(one, 9)
     close = {"atol": 1e-5, "rtol": 0}
     torch.testing.assert_close(got[Output.COLOR], expected.image[0], **close)
@@ -87,7 +87,7 @@ def test_outputs_are_those_of_the_generator(target: str) -> None:
 
 def test_an_empty_scene_has_no_depth() -> None:
     one = scene(**{"model.generator.density_shift": -200.0})
-    got = render_picture(one, camera_at(one, PATH, 0), Frame(4), ALL)
+    got = render_picture(one, cameras_of(one, PATH)[0], Frame(4), ALL)
     for output in (Output.DEPTH, Output.OPACITY, Output.FOREGROUND, Output.NORMAL):
         assert float(got[output].abs().max()) < 1e-6
     assert torch.equal(got[Output.COLOR], torch.ones(3, 4, 4))  # white
@@ -99,7 +99,7 @@ def test_foreground_and_background_apart(kind: str) -> None:
     one = scene(**changes, **{"dataset.white_back": "false"})
     wanted = (Output.COLOR, Output.FOREGROUND, Output.BACKGROUND)
     for side in (8, 5):
-        got = render_picture(one, camera_at(one, PATH, 0), Frame(side), wanted)
+        got = render_picture(one, cameras_of(one, PATH)[0], Frame(side), wanted)
         close = {"atol": 2e-5, "rtol": 0}
         torch.testing.assert_close(got[Output.COLOR], shown(one, side).image[0], **close)
         front = shown(one, side, ignore_bg=True).image[0]
@@ -108,8 +108,8 @@ def test_foreground_and_background_apart(kind: str) -> None:
         if side == 8 or kind == "sphere":  # a flat picture of 8 pixels is resized in one step here
             behind = shown(one, side, bg_only=True).image[0]
             torch.testing.assert_close(got[Output.BACKGROUND], behind, **close)
-    crop = render_picture(one, camera_at(one, PATH, 0), Frame(8, Box(2, 1, 3, 4)), wanted)
-    whole = render_picture(one, camera_at(one, PATH, 0), Frame(8), wanted)
+    crop = render_picture(one, cameras_of(one, PATH)[0], Frame(8, Box(2, 1, 3, 4)), wanted)
+    whole = render_picture(one, cameras_of(one, PATH)[0], Frame(8), wanted)
     for output in wanted:
         torch.testing.assert_close(crop[output], whole[output][:, 1:5, 2:5], atol=2e-6, rtol=0)
 
@@ -117,13 +117,13 @@ def test_foreground_and_background_apart(kind: str) -> None:
 def test_no_background_to_show() -> None:
     one = scene()
     with pytest.raises(ValueError, match="needs a background model"):
-        render_picture(one, camera_at(one, PATH, 0), Frame(4), [Output.BACKGROUND])
+        render_picture(one, cameras_of(one, PATH)[0], Frame(4), [Output.BACKGROUND])
 
 
 @pytest.mark.parametrize("backend", ["fused", "ops"])
 def test_crops_and_tiles_are_the_whole_picture(backend: str) -> None:
     one = scene(**{"render.backend": backend})
-    camera = camera_at(one, PATH, 0)
+    camera = cameras_of(one, PATH)[0]
     whole = render_picture(one, camera, Frame(11), ALL)
     for box, rays in ((Box(3, 2, 7, 5), 1 << 18), (Box(0, 0, 11, 11), 37), (Box(10, 10, 1, 1), 5)):
         part = render_picture(one, camera, Frame(11, box), ALL, budget=RayBudget(rays))
@@ -136,7 +136,7 @@ def test_crops_and_tiles_are_the_whole_picture(backend: str) -> None:
 def test_a_crop_is_bit_equal_where_rays_are_marched_alike() -> None:
     """Above a few hundred rays the fused renderer projects these planes; so do whole and crop."""
     one = scene()
-    camera = camera_at(one, PATH, 0)
+    camera = cameras_of(one, PATH)[0]
     whole = render_picture(one, camera, Frame(40), [Output.COLOR, Output.DEPTH])
     crop = render_picture(one, camera, Frame(40, Box(5, 6, 30, 29)), [Output.COLOR, Output.DEPTH])
     for output, part in crop.items():
@@ -147,7 +147,7 @@ def test_supersampling_is_the_mean_of_a_finer_picture() -> None:
     """Rays of 3 x 3 a pixel at side S are those of a picture whose pixels are a third as far
     apart: its middle ones are the rays of the coarse picture."""
     one = scene()
-    camera = camera_at(one, PATH, 0)
+    camera = cameras_of(one, PATH)[0]
     coarse = render_picture(one, camera, Frame(5, Box(1, 1, 3, 3), supersample=3), ALL)
     fine = render_picture(one, camera, Frame(13), ALL)  # 12 intervals for 4
     for output in (Output.COLOR, Output.RAW_DEPTH, Output.OPACITY, Output.DENSITY, Output.NORMAL):
@@ -157,7 +157,7 @@ def test_supersampling_is_the_mean_of_a_finer_picture() -> None:
 
 def test_density_in_the_plane_through_the_origin() -> None:
     one = scene()
-    camera = camera_at(one, PATH, 0)
+    camera = cameras_of(one, PATH)[0]
     got = render_picture(one, camera, Frame(5), [Output.DENSITY])[Output.DENSITY]
     matrix, reach = camera.matrix[0], torch.tan(torch.deg2rad(torch.tensor(FOV / 2)))
     for row, column in ((2, 2), (0, 4), (3, 1)):
@@ -171,7 +171,7 @@ def test_density_in_the_plane_through_the_origin() -> None:
 def test_a_camera_farther_away_still_reaches_the_object() -> None:
     one = scene()
     far = CameraPath(PATH.angles, torch.tensor([8.0]).double(), torch.tensor([4.0]).double())
-    got = render_picture(one, camera_at(one, far, 0), Frame(5), [Output.DEPTH, Output.OPACITY])
+    got = render_picture(one, cameras_of(one, far)[0], Frame(5), [Output.DEPTH, Output.OPACITY])
     assert float(got[Output.OPACITY].min()) > 0.1
     camera = one.generator.cfg.dataset.camera
     assert camera.ray_start + 3 < float(got[Output.DEPTH].mean()) < camera.ray_end + 3
@@ -194,7 +194,7 @@ def test_out_of_memory_halves_the_tile_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     one = scene()
-    camera = camera_at(one, PATH, 0)
+    camera = cameras_of(one, PATH)[0]
     wanted = (Output.COLOR, Output.DEPTH)
     expected = render_picture(one, camera, Frame(12), wanted)
     monkeypatch.setattr(pictures, "render_rays", failing(20, error))
@@ -216,4 +216,4 @@ def test_other_errors_and_memory_that_never_suffices_are_raised(
         with monkeypatch.context() as patch:
             patch.setattr(pictures, "render_rays", failing(0, error))
             with pytest.raises(type(error)):
-                render_picture(one, camera_at(one, PATH, 0), Frame(4))
+                render_picture(one, cameras_of(one, PATH)[0], Frame(4))

@@ -161,6 +161,28 @@ struct PatchRays {
   const T* rows = nullptr;
 };
 
+// The part of each ray that lies in a ball (rays 6).
+template <typename T>
+struct BallSegments {
+  int64_t rays;
+  const T* origins;     // [R, 3]
+  const T* directions;  // [R, 3], unit length
+  T radius_squared, near, far;
+  T* t_near;  // [R], overwritten
+  T* t_far;   // [R], overwritten
+  bool* hit;  // [R], overwritten: whether it is longer than nothing
+};
+
+// Ray `ray` of them.
+template <typename T>
+EPIGRAF_HD void find_ball_segment(const BallSegments<T>& p, int64_t ray) {
+  const T *o = p.origins + 3 * ray, *d = p.directions + 3 * ray;
+  const RayEnds<T> ends = ends_in_ball(o, d, p.radius_squared, p.near, p.far);
+  p.t_near[ray] = ends.near;
+  p.t_far[ray] = ends.far;
+  p.hit[ray] = ends.far > ends.near;
+}
+
 // Grids [B] of G^3 cells from densities (occupancy 1-4).
 template <typename T>
 struct OccupancyBuild {
@@ -339,6 +361,8 @@ void merge_backward_cpu(const MergeBackward<T>& params, int threads);
 template <typename T>
 void patch_rays_cpu(const PatchRays<T>& params, int threads);
 template <typename T>
+void ball_segments_cpu(const BallSegments<T>& params, int threads);
+template <typename T>
 void philox_fill_cpu(const PhiloxFill<T>& params, int threads);
 template <typename T>
 void occupancy_build_cpu(const OccupancyBuild<T>& params, int threads);
@@ -409,6 +433,8 @@ template <typename T>
 void decoder_backward_cuda(const DecoderBackward<T>& params, Stream stream);
 template <typename T>
 void patch_rays_cuda(const PatchRays<T>& params, Stream stream);
+template <typename T>
+void ball_segments_cuda(const BallSegments<T>& params, Stream stream);
 template <typename T>
 void philox_fill_cuda(const PhiloxFill<T>& params, Stream stream);
 template <typename T>

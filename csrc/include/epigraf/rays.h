@@ -54,4 +54,23 @@ EPIGRAF_HD void ray_direction(const PatchCamera<T>& camera, T x, T y, T* directi
   }
 }
 
+// Distances along a ray.
+template <typename T>
+struct RayEnds {
+  T near, far;
+};
+
+// (rays 6): the part of a ray between `near` and `far` that lies in a ball about the origin; where
+// there is none, both are the place nearest to it. In the order of the plain formulation; NaN stays
+// NaN.
+template <typename T>
+EPIGRAF_HD RayEnds<T> ends_in_ball(const T* o, const T* d, T radius_squared, T near, T far) {
+  const T closest = -((o[0] * d[0] + o[1] * d[1]) + o[2] * d[2]);
+  const T away = (o[0] * o[0] + o[1] * o[1]) + o[2] * o[2];
+  T chord = radius_squared - (away - closest * closest);
+  chord = std::sqrt(chord < T(0) ? T(0) : chord);
+  const T in = closest - chord, out = closest + chord;
+  return {in < near ? near : (in > far ? far : in), out < near ? near : (out > far ? far : out)};
+}
+
 }  // namespace epigraf

@@ -50,6 +50,7 @@ struct RenderMarch {
   bool finite_interval;  // the last interval ends at `far`; else it is last_delta long
   bool last_back;
   T early_stop_eps;  // of the final pass (composite 10); 0 where there will be gradients
+  T background;      // what every channel shows where nothing absorbs (render 10); 0: nothing
 };
 
 // Streams of a seed (philox 2), one for each kind of random number.

@@ -12,15 +12,16 @@ namespace epigraf {
 template <typename T>
 class CellBlocks {
  public:
-  static constexpr int64_t kSide = 4;  // cells along the edge of a block
+  static constexpr int kSide = 4;  // cells along the edge of a block
 
   CellBlocks() = default;
 
   explicit CellBlocks(const OccupancyCells<T>& grid)
       : half_edge_(grid.half_edge),
-        cells_(T(grid.resolution)),
-        side_(grid.resolution / kSide),
-        blocks_(side_ * side_ * side_) {
+        half_(T(0.5) * T(grid.resolution)),
+        scale_(half_ / grid.half_edge),
+        side_(static_cast<int>(grid.resolution / kSide)),
+        blocks_(static_cast<size_t>(side_) * side_ * side_) {
     constexpr int64_t kInWord = kCellsOfWord / kSide;
     const int64_t n = grid.resolution, per_row = n / kCellsOfWord;
     for (int64_t column = 0; column < side_ * side_; ++column) {  // of blocks, along z
@@ -41,15 +42,15 @@ class CellBlocks {
   // Whether a point of the box may lie in an occupied cell or outside the cube; boxes are taken a
   // little larger, so that rounding does not matter.
   bool touch(const T (&low)[3], const T (&high)[3]) const {
-    int64_t first[3], last[3];
+    int first[3], last[3];
     for (int i = 0; i < 3; ++i) {
       if (!(low[i] >= -half_edge_ && high[i] <= half_edge_)) return true;
       first[i] = block(low[i], T(-0.01));
       last[i] = block(high[i], T(0.01));
     }
-    for (int64_t x = first[0]; x <= last[0]; ++x) {
-      for (int64_t y = first[1]; y <= last[1]; ++y) {
-        for (int64_t z = first[2]; z <= last[2]; ++z) {
+    for (int x = first[0]; x <= last[0]; ++x) {
+      for (int y = first[1]; y <= last[1]; ++y) {
+        for (int z = first[2]; z <= last[2]; ++z) {
           if (blocks_[(x * side_ + y) * side_ + z]) return true;
         }
       }
@@ -58,13 +59,13 @@ class CellBlocks {
   }
 
  private:
-  int64_t block(T x, T slack) const {
-    const T cell = (x / half_edge_ + T(1)) * (T(0.5) * cells_) + slack;
-    return std::clamp<int64_t>(static_cast<int64_t>(cell) / kSide, 0, side_ - 1);
+  int block(T x, T slack) const {
+    const int cell = static_cast<int>(x * scale_ + (half_ + slack));
+    return std::clamp(cell / kSide, 0, side_ - 1);
   }
 
-  T half_edge_ = 0, cells_ = 0;
-  int64_t side_ = 0;
+  T half_edge_ = 0, half_ = 0, scale_ = 0;  // of the cube; in cells; cells of a unit
+  int side_ = 0;
   std::vector<uint8_t> blocks_;
 };
 

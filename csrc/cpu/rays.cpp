@@ -9,6 +9,8 @@
 namespace epigraf {
 namespace {
 
+constexpr int64_t kBlock = 64;  // pixels, whose directions are turned from lanes into triples
+
 template <typename T>
 EPIGRAF_HD void pixel_row(const PatchRays<T>& p, int64_t index) {
   const int64_t b = index / p.height, row = index % p.height;
@@ -16,17 +18,27 @@ EPIGRAF_HD void pixel_row(const PatchRays<T>& p, int64_t index) {
   const T y = place_of_row(p, camera, row);
   const T ox = camera.cam2world[3], oy = camera.cam2world[7], oz = camera.cam2world[11];
   T *origins = p.origins + index * p.width * 3, *directions = p.directions + index * p.width * 3;
-  EPIGRAF_SIMD
-  for (int64_t column = 0; column < p.width; ++column) {
-    const T x = place_of_column(p, camera, column);
-    T direction[3];
-    ray_direction(camera, x, y, direction);
-    directions[3 * column] = direction[0];
-    directions[3 * column + 1] = direction[1];
-    directions[3 * column + 2] = direction[2];
-    origins[3 * column] = ox;
-    origins[3 * column + 1] = oy;
-    origins[3 * column + 2] = oz;
+  for (int64_t first = 0; first < p.width; first += kBlock) {
+    const int64_t count = std::min(kBlock, p.width - first);
+    T x[kBlock], along[3][kBlock];
+    for (int64_t i = 0; i < count; ++i) x[i] = place_of_column(p, camera, first + i);
+    EPIGRAF_SIMD
+    for (int64_t i = 0; i < count; ++i) {
+      T u, v, w;
+      ray_direction(camera, x[i], y, u, v, w);
+      along[0][i] = u;
+      along[1][i] = v;
+      along[2][i] = w;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      T *origin = origins + 3 * (first + i), *direction = directions + 3 * (first + i);
+      direction[0] = along[0][i];
+      direction[1] = along[1][i];
+      direction[2] = along[2][i];
+      origin[0] = ox;
+      origin[1] = oy;
+      origin[2] = oz;
+    }
   }
 }
 
@@ -68,7 +80,7 @@ template void ball_segments_cpu(const BallSegments<double>&, int);
 template <typename T>
 void patch_rays_cpu(const PatchRays<T>& params, int threads) {
   const int64_t rows = params.batch * params.height;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t index = 0; index < rows; ++index) row_clones(params, index);
 }
 

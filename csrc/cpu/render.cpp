@@ -268,6 +268,11 @@ int64_t bundle_size(const RenderField<T>& f, const RenderRays<T>& r, int threads
   return std::min(rays_in_bundle(r.coarse + r.fine), std::max<int64_t>(share, 1));
 }
 
+// Bundles that a thread takes at once: neighbours share lines of the planes and of the outputs.
+inline int64_t bundles_at_once(size_t bundles, int threads) {
+  return std::clamp<int64_t>(static_cast<int64_t>(bundles) / (16 * threads), 1, 16);
+}
+
 // What a thread renders bundles with: all samples, or those that may absorb light.
 template <typename T, int kBytes, typename Tile>
 struct Worker {
@@ -294,12 +299,13 @@ template <typename T, int kBytes>
 void forward_direct(const RenderForward<T>& p, int threads) {
   const int64_t most = bundle_size(p.field, p.rays, threads);
   const auto bundles = bundles_of(0, p.field.shape.batch, p.rays, most);
+  const int64_t chunk = bundles_at_once(bundles.size(), threads);
   FirstError error;
 #pragma omp parallel num_threads(threads)
   {
     std::unique_ptr<Worker<T, kBytes, FieldTile<T, kBytes>>> worker;
     error.run([&] { worker = std::make_unique<Worker<T, kBytes, FieldTile<T, kBytes>>>(p, most); });
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, chunk)
     for (int64_t i = 0; i < static_cast<int64_t>(bundles.size()); ++i) {
       if (!worker) continue;
       worker->renderer.tile.enter(planes_of(p.field, bundles[i].first / p.rays.rays));
@@ -349,6 +355,7 @@ void forward_projected(const RenderForward<T>& p, int threads) {
             ? PlaneBoxes<T>(p.field.shape)
             : PlaneBoxes<T>(extent_of_rays(p.rays, element, p.field.cube_scale), p.field.shape);
     const auto bundles = bundles_of(element, 1, p.rays, most);
+    const int64_t chunk = bundles_at_once(bundles.size(), threads);
     const int64_t count = boxes.pixels * width;
     T* fresh = p.projected ? nullptr : memory.at_least(count);
     const T* data = p.projected ? p.projected + element * count : fresh;
@@ -365,7 +372,7 @@ void forward_projected(const RenderForward<T>& p, int threads) {
         worker->renderer.tile.enter({boxes, data});
       });
       if (fresh) project_planes<T, kBytes>(p.field, element, boxes, layer.get(), fresh);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, chunk)
       for (int64_t i = 0; i < static_cast<int64_t>(bundles.size()); ++i) {
         if (!worker) continue;
         Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA { worker->forward(p, bundles[i]); });

@@ -199,22 +199,23 @@ struct SparseRays {
 
   EPIGRAF_HD int64_t find_in_run(int64_t ray, const T* depths, Run run, int32_t* numbers,
                                  int64_t found) {
-    const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
-    const T ox = o[0], oy = o[1], oz = o[2], dx = d[0], dy = d[1], dz = d[2];
-    const OccupancyCells<T> cells = grid;
+    const CellLine line = cell_line(ray);
+    const T low = depths[run.first], high = depths[run.end - 1];
+    const bool inside = line.inside(low) && line.inside(high);  // and so is what lies between
     for (int64_t first = run.first; first < run.end; first += kLanes) {  // a row has room behind it
-      alignas(64) int32_t cell[kLanes];
-      int32_t any = 0;  // a bit a sample: about which the grid knows nothing
-      EPIGRAF_SIMD_ANY
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const T depth = depths[first + lane];
-        bool known;
-        cell[lane] = cell_number(cells, ox + dx * depth, oy + dy * depth, oz + dz * depth, known);
-        any |= static_cast<int32_t>(!known) << lane;
+      const int64_t count = std::min<int64_t>(kLanes, run.end - first);
+      alignas(64) Int cell[kLanes];
+      uint32_t bits = 0;
+      if (inside) {
+        V depth = S::load(depths + first);
+        depth =
+            choose(depth > low, depth, S::splat(low));  // what is behind the run may be anything
+        depth = choose(depth < high, depth, S::splat(high));
+        S::store(cell, line.cells(depth));
+        bits = occupied_lanes(cell, count);
+      } else {
+        bits = wanted_lanes(ray, depths + first, count);
       }
-      uint32_t bits = occupied_lanes(cell) | static_cast<uint32_t>(any);
-      const int64_t left = run.end - first;
-      if (left < kLanes) bits &= (1u << left) - 1u;
       for (; bits != 0; bits &= bits - 1) {
         numbers[found++] = static_cast<int32_t>(first) + __builtin_ctz(bits);
       }
@@ -222,15 +223,66 @@ struct SparseRays {
     return found;
   }
 
-  // A bit for each of kLanes cells: whether it is occupied. One after the other, bits handed down:
-  // GCC's vectors of words from places in memory take twice as long.
-  EPIGRAF_HD uint32_t occupied_lanes(const int32_t* cell) const {
-    uint32_t bits = 0;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const uint32_t at = static_cast<uint32_t>(cell[lane]);
-      bits = bits >> 1 | grid.words[at >> 5] >> (at & 31) << 31;
+  // A ray in units of cells: `first` + `step` depth.
+  struct CellLine {
+    T first[3], step[3];
+    Int side;
+
+    EPIGRAF_HD bool inside(T depth) const {
+      bool all = true;
+      for (int axis = 0; axis < 3; ++axis) {
+        const T place = first[axis] + step[axis] * depth;
+        all &= place >= T(0) && place < T(side);
+      }
+      return all;
     }
-    return bits >> (32 - kLanes);
+
+    // The numbers of the cells at depths that are inside.
+    EPIGRAF_HD typename S::IntVector cells(V depth) const {
+      typename S::IntVector along[3];
+      EPIGRAF_UNROLL
+      for (int axis = 0; axis < 3; ++axis) {
+        along[axis] =
+            __builtin_convertvector(depth * step[axis] + first[axis], typename S::IntVector);
+      }
+      return (along[0] * side + along[1]) * side + along[2];
+    }
+  };
+
+  EPIGRAF_HD CellLine cell_line(int64_t ray) const {
+    const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
+    const T half = T(0.5) * T(grid.resolution), scale = half / grid.half_edge;
+    CellLine line;
+    for (int axis = 0; axis < 3; ++axis) {
+      line.first[axis] = o[axis] * scale + half;
+      line.step[axis] = d[axis] * scale;
+    }
+    line.side = static_cast<Int>(grid.resolution);
+    return line;
+  }
+
+  // A bit for each of `count` cells: whether it is occupied. One after the other, bits handed down:
+  // GCC's vectors of words from places in memory take twice as long.
+  EPIGRAF_HD uint32_t occupied_lanes(const Int* cell, int64_t count) const {
+    uint32_t bits = 0;
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const uint32_t at = static_cast<uint32_t>(cell[lane]);
+      bits |= (grid.words[at >> 5] >> (at & 31) & 1u) << lane;
+    }
+    return bits;
+  }
+
+  // A bit for each of `count` samples of a ray that leaves the cube: whether the field is asked.
+  EPIGRAF_HD uint32_t wanted_lanes(int64_t ray, const T* depths, int64_t count) const {
+    const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
+    uint32_t bits = 0;
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const T depth = depths[lane];
+      const bool asked =
+          may_absorb(grid, o[0] + d[0] * depth, o[1] + d[1] * depth, o[2] + d[2] * depth);
+      bits |= static_cast<uint32_t>(asked) << lane;
+    }
+    return bits;
   }
 
   // Where a ray's samples lie, as numbers of its own: what is written may not be what is read.

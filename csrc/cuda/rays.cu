@@ -13,7 +13,8 @@ __global__ void __launch_bounds__(kBlockThreads) patch_rays_kernel(PatchRays<T> 
   const int64_t row = ray / p.width % p.height, column = ray % p.width;
   const PatchCamera<T> camera = patch_camera(p, ray / (p.width * p.height));
   const T x = place_of_column(p, camera, column), y = place_of_row(p, camera, row);
-  ray_direction(camera, x, y, p.directions + 3 * ray);
+  T* d = p.directions + 3 * ray;
+  ray_direction(camera, x, y, d[0], d[1], d[2]);
   for (int i = 0; i < 3; ++i) p.origins[3 * ray + i] = camera.cam2world[4 * i + 3];
 }
 

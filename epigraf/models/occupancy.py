@@ -79,7 +79,7 @@ def occupancy_of(generator: Generator, field: TriPlaneField) -> OccupancyGrid:
     def densities(points: Tensor) -> Tensor:
         return activate_density(field.density_raw(points), options)
 
-    cube = Cube(grid_resolution(cfg), half_edge)
+    cube = Cube(grid_resolution(cfg), half_edge, radius)
     first, left = divmod(cube.resolution, 2)
     halved = not left and first % CELLS_OF_WORD == 0 and first >= _cells_of_planes(cfg)
     return chart(densities, cube, cfg.render.alpha_thre, field.planes, halved)

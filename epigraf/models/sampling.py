@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -95,9 +96,15 @@ def _towards_class_mean(
 def _class_mean(generator: Generator, index: int) -> Tensor:
     """Mean style [num_ws, w_dim] of 256 objects of one class."""
     device = next(generator.parameters()).device
-    z = latents_from_seeds(range(CLASS_MEAN_SAMPLES), generator.z_dim).to(device)
+    z = _class_latents(generator.z_dim).to(device)
     c = labels_from_classes([index] * CLASS_MEAN_SAMPLES, generator.c_dim).to(device)
     return generator.mapping(z, c).mean(dim=0)
+
+
+@cache  # the same for all classes and calls
+def _class_latents(z_dim: int) -> Tensor:
+    """[256, z_dim]."""
+    return latents_from_seeds(range(CLASS_MEAN_SAMPLES), z_dim)
 
 
 def ease(x: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ def ball_segment(
     wants_grad = origins.requires_grad or directions.requires_grad
     if (wants_grad and torch.is_grad_enabled()) or not _native.runs_native(directions):
         return _ball_segment_reference(origins, directions, (radius**2, near, far))
+    rays = [origins.contiguous(), directions.contiguous()]  # held while they are read
     shape = directions.shape[:2]
     ends = [directions.new_empty(shape) for _ in range(2)]
     hit = directions.new_empty(shape, dtype=torch.bool)
@@ -91,7 +92,7 @@ def ball_segment(
         _native.launch(directions),
         hit.numel(),
         (radius**2, near, far),
-        _native.addresses(origins.contiguous(), directions.contiguous()),
+        _native.addresses(*rays),
         _native.addresses(*ends, hit),
     )
     return ends[0], ends[1], hit

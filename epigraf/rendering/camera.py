@@ -97,8 +97,9 @@ def clamp_pitch(angles: Tensor) -> Tensor:
     return torch.stack([yaw, pitch.clamp(PITCH_EPSILON, math.pi - PITCH_EPSILON), roll], dim=1)
 
 
-def camera_origins(angles: Tensor, radius: float) -> Tensor:
-    """Camera centres [B, 3] in world units for angles [B, 3] on a sphere of the given radius."""
+def camera_origins(angles: Tensor, radius: float | Tensor) -> Tensor:
+    """Camera centres [B, 3] in world units for angles [B, 3] on a sphere of the given radius (one,
+    or [B])."""
     yaw, pitch, _ = _check_angles(angles, "camera_origins").unbind(1)
     ground = radius * torch.sin(pitch)
     return torch.stack(
@@ -107,12 +108,12 @@ def camera_origins(angles: Tensor, radius: float) -> Tensor:
 
 
 def cam2world(
-    angles: Tensor, radius: float, target: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    angles: Tensor, radius: float | Tensor, target: tuple[float, float, float] = (0.0, 0.0, 0.0)
 ) -> Tensor:
     """Camera-to-world matrices [B, 4, 4] of cameras at angles [B, 3] that look at ``target``.
 
-    They stand on the sphere of the given radius about the target, all in world units. Columns are
-    right, up, backward and the camera centre. At an exact pole the up vector is undefined: clamp
+    They stand on spheres of the given radius (one, or [B]) about the target, all in world units.
+    Columns are right, up, backward and the camera centre. At an exact pole the up vector is undefined: clamp
     the pitch first (``clamp_pitch``).
     """
     origins = camera_origins(angles, radius)
@@ -125,11 +126,12 @@ def cam2world(
     return torch.cat([top, bottom], dim=1)
 
 
-def roll_cameras(cam2world: Tensor, roll: float) -> Tensor:
-    """Cameras [B, 4, 4] turned about their viewing axes by `roll` radians, anticlockwise as they
-    see it (so that the picture turns clockwise)."""
+def roll_cameras(cam2world: Tensor, roll: float | Tensor) -> Tensor:
+    """Cameras [B, 4, 4] turned about their viewing axes by `roll` radians (one angle, or [B]),
+    anticlockwise as they see it (so that the picture turns clockwise)."""
+    angle = torch.as_tensor(roll, dtype=cam2world.dtype, device=cam2world.device).reshape(-1, 1)
+    cos, sin = angle.cos(), angle.sin()
     right, up = cam2world[:, :, 0], cam2world[:, :, 1]
-    cos, sin = math.cos(roll), math.sin(roll)
     columns = [cos * right + sin * up, cos * up - sin * right, *cam2world[:, :, 2:].unbind(2)]
     return torch.stack(columns, dim=2)
 

@@ -6,8 +6,9 @@ docs/math/occupancy.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -37,10 +38,12 @@ class Charted(Protocol):
 
 @dataclass(frozen=True)
 class Cube:
-    """G cells along an edge of the cube of half edge `half_edge` (world units) about the origin."""
+    """G cells along an edge of the cube of half edge `half_edge` (world units) about the origin;
+    rays see of it what lies in the ball of radius `seen` about the origin (None: everything)."""
 
     resolution: int
     half_edge: float
+    seen: float | None = None
 
 
 def grid_of(field: object) -> OccupancyGrid | None:
@@ -86,13 +89,15 @@ def chart(
     densities: sigma >= 0 [B, P] at points_world [B, P, 3]; like: any tensor [B, ...] of the scenes'
     dtype and device; for alpha_thre see `build_occupancy`. halved: look on a grid of half the
     resolution first (a multiple of 64 then) and then only into its occupied cells (occupancy 10).
+    Cells that rays do not see are not looked into.
     """
-    kept = None
+    kept = _cells_in_ball(cube, like)
     if halved:
-        coarse = chart(densities, Cube(cube.resolution // 2, cube.half_edge), alpha_thre, like)
-        kept = coarse.binaries
+        half = replace(cube, resolution=cube.resolution // 2)
+        finer = chart(densities, half, alpha_thre, like).binaries
         for axis in (1, 2, 3):
-            kept = kept.repeat_interleave(2, dim=axis)
+            finer = finer.repeat_interleave(2, dim=axis)
+        kept = finer if kept is None else finer & kept
     ticks, centres = lattice_ticks(cube.resolution, cube.half_edge, like)
     asked = None if kept is None else _corners_of(kept)
     return build_occupancy(
@@ -101,6 +106,17 @@ def chart(
         cube.half_edge,
         alpha_thre,
     )
+
+
+def _cells_in_ball(cube: Cube, like: Tensor) -> Tensor | None:
+    """The cells [1, G, G, G] that may reach into the ball that is seen; None: all do."""
+    if cube.seen is None:
+        return None
+    _, centres = lattice_ticks(cube.resolution, cube.half_edge, like)
+    square = centres.square()
+    distance = square[:, None, None] + square[:, None] + square
+    reach = cube.seen + math.sqrt(3) * cube.half_edge / cube.resolution  # half a diagonal
+    return (distance <= reach * reach * (1 + 1e-6))[None]
 
 
 def _corners_of(cells: Tensor) -> Tensor:
@@ -116,16 +132,13 @@ def _ask_lattice(
 ) -> Tensor:
     """Densities [B, N, N, N] where all coordinates are one of ticks [N]; 0 at points of the lattice
     that no scene asks for (asked: bool [B, N, N, N], or None for all)."""
-    side = len(ticks)
-    sigma = ticks.new_zeros(batch, side**3)
-    if asked is None:
-        numbers = torch.arange(side**3, device=ticks.device)
-    else:
-        numbers = asked.any(dim=0).flatten().nonzero()[:, 0]
-    for part in numbers.split(_POINTS):
-        index = torch.stack([part // side**2, part // side % side, part % side], dim=-1)
-        sigma[:, part] = densities(ticks[index].expand(batch, -1, -1))
-    return sigma.view(batch, side, side, side)
+    side = (len(ticks),) * 3
+    sigma = ticks.new_zeros(batch, *side)
+    every = torch.ones((), dtype=torch.bool, device=ticks.device).expand(side)
+    for part in (every if asked is None else asked.any(dim=0)).nonzero().split(_POINTS):
+        x, y, z = part.unbind(1)
+        sigma[:, x, y, z] = densities(ticks[part].expand(batch, -1, -1))
+    return sigma
 
 
 def chart_points(resolution: int) -> int:

@@ -387,4 +387,4 @@ def _last_delta(t: Tensor, segment: RaySegment, options: RenderOptions) -> float
         return (segment.far - t[..., -1]).clamp_min(0)
     closed = options.last_interval is LastInterval.AUTO and options.has_background
     delta = CLOSED_DELTA if closed else INFINITE_DELTA
-    return delta if segment.hit is None else delta * segment.hit.to(t.dtype)
+    return delta if segment.hit is None else torch.where(segment.hit, t.new_full((), delta), 0)

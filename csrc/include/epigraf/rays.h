@@ -44,14 +44,13 @@ EPIGRAF_HD T patch_place(T x, T scale, T offset) {
 // the edge of an importance bin may turn on the last bit of a ray. (The CPU file is compiled
 // without contraction; the fused sum of squares is spelled out.)
 template <typename T>
-EPIGRAF_HD void ray_direction(const PatchCamera<T>& camera, T x, T y, T* direction) {
-  const T z = -camera.focal;
+EPIGRAF_HD void ray_direction(const PatchCamera<T>& camera, T x, T y, T& dx, T& dy, T& dz) {
+  const T z = -camera.focal, *m = camera.cam2world;
   const T length = std::sqrt(std::fma(z, z, std::fma(y, y, x * x)));
   const T u = x / length, v = y / length, w = z / length;
-  for (int i = 0; i < 3; ++i) {
-    const T* row = camera.cam2world + 4 * i;
-    direction[i] = (row[0] * u + row[1] * v) + row[2] * w;
-  }
+  dx = (m[0] * u + m[1] * v) + m[2] * w;
+  dy = (m[4] * u + m[5] * v) + m[6] * w;
+  dz = (m[8] * u + m[9] * v) + m[10] * w;
 }
 
 // Distances along a ray.

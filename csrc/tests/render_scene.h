@@ -35,7 +35,7 @@ struct Scene {
   SceneSizes sizes;
   std::vector<T> planes, weight0, bias0, weight1, bias1, origins, directions, near, far, last, even,
       jitter, u, coarse_noise, final_noise;
-  epigraf::RenderMarch<T> march = {T(0.1), T(1.5), T(0.3), false, false, false, T(0)};
+  epigraf::RenderMarch<T> march = {T(0.1), T(1.5), T(0.3), false, false, false, T(0), T(0.6)};
   epigraf::RenderSeeds seeds = {};
   T prior = T(0.4);
   std::vector<bool> grad_given = {true, true, true, true};  // features, depth, opacity, transmit.

@@ -131,6 +131,89 @@ TEST(the_grid_is_symmetric) {
   }
 }
 
+namespace {
+
+template <typename T>
+struct Segments {
+  std::vector<T> near, far;
+  std::vector<char> hit;  // vector<bool> has no memory of bools
+
+  bool operator==(const Segments& other) const {
+    return near == other.near && far == other.far && hit == other.hit;
+  }
+};
+
+// threads 0: the CUDA code.
+template <typename T>
+Segments<T> segments_of(const std::vector<T>& origins, const std::vector<T>& directions, T radius,
+                        T near, T far, int threads) {
+  const int64_t rays = static_cast<int64_t>(origins.size()) / 3;
+  Segments<T> s{std::vector<T>(rays, T(7)), std::vector<T>(rays, T(7)), std::vector<char>(rays, 7)};
+  const BallSegments<T> params{rays,
+                               origins.data(),
+                               directions.data(),
+                               radius * radius,
+                               near,
+                               far,
+                               s.near.data(),
+                               s.far.data(),
+                               reinterpret_cast<bool*>(s.hit.data())};
+  threads > 0 ? ball_segments_cpu(params, threads) : ball_segments_cuda(params, kStream);
+  return s;
+}
+
+}  // namespace
+
+// By hand, along x at different heights, from x = -5: a ball of radius 5 is entered and left at
+// distances 0 and 10 (height 0), 1 and 9 (height 3), 2 and 8 (height 4), and missed at height 6.
+TEST(worked_segments) {
+  const std::vector<double> origins = {-5, 0, 0, -5, 3, 0, -5, 0, 4, -5, 6, 0},
+                            directions = {1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0};
+  for (const int threads : {0, 1}) {
+    const auto s = segments_of<double>(origins, directions, 5, 1.5, 8.5, threads);
+    const double near[] = {1.5, 1.5, 2, 5}, far[] = {8.5, 8.5, 8, 5};
+    for (int i = 0; i < 4; ++i) {
+      CHECK_NEAR(s.near[i], near[i], 1e-14);
+      CHECK_NEAR(s.far[i], far[i], 1e-14);
+      CHECK_EQUAL(int(s.hit[i]), int(i < 3));
+    }
+    const auto before = segments_of<double>(origins, directions, 5, 20, 30, threads);
+    for (int i = 0; i < 4; ++i) {  // the ball ends before the segment begins
+      CHECK_EQUAL(before.near[i], 20.0);
+      CHECK_EQUAL(before.far[i], 20.0);
+      CHECK_EQUAL(int(before.hit[i]), 0);
+    }
+  }
+}
+
+TEST(segments_are_the_same_with_any_threads_and_in_every_order) {
+  for (const int64_t rays : {0, 1, 31, 4096, 9001}) {
+    const auto origins = random_values<float>(3 * rays, -1.0f, 1.0f, 5);
+    const auto directions = random_values<float>(3 * rays, -0.6f, 0.6f, 6);
+    const auto one = segments_of(origins, directions, 0.7f, -1.0f, 1.0f, 1);
+    CHECK(segments_of(origins, directions, 0.7f, -1.0f, 1.0f, 3) == one);
+    cuda_emulation::in_every_order([&] {
+      const auto cuda = segments_of(origins, directions, 0.7f, -1.0f, 1.0f, 0);
+      for (int64_t i = 0; i < rays; ++i) {
+        CHECK_NEAR(cuda.near[i], one.near[i], 2e-3);  // a chord near 0 is a root of rounding
+        CHECK_NEAR(cuda.far[i], one.far[i], 2e-3);
+      }
+    });
+  }
+}
+
+TEST(what_is_not_a_number_hits_nothing) {
+  const double nan = std::nan("");
+  for (const int threads : {0, 1}) {
+    const auto s =
+        segments_of<double>({nan, 0, 0, -1, 0, 0}, {1, 0, 0, nan, 0, 0}, 1, 0, 2, threads);
+    for (int i = 0; i < 2; ++i) {
+      CHECK(std::isnan(s.near[i]) && std::isnan(s.far[i]));
+      CHECK_EQUAL(int(s.hit[i]), 0);
+    }
+  }
+}
+
 TEST(launch_errors_are_reported) {
   const Problem<float> p(1, 1, 1);
   std::vector<float> out(3);

@@ -81,7 +81,7 @@ struct Scene {
     return f;
   }
   epigraf::RenderMarch<T> march() const {
-    return {T(0.1), T(1.5), T(0.3), false, false, true, T(0)};
+    return {T(0.1), T(1.5), T(0.3), false, false, true, T(0), T(-0.4)};
   }
   epigraf::RenderRays<T> marched() const {
     return {rays,         coarse,      fine,        origins.data(), directions.data(), near.data(),

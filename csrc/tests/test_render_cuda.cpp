@@ -256,8 +256,6 @@ TEST(early_stop_equals_the_cpu) {
   }
 }
 
-// By hand: densities of ln 2 and steps of one, so that each interval takes half of the light; a
-// quarter is left for the third sample, which is less than eps.
 TEST(occupancy_equals_the_cpu) {
   for (int flags = 0; flags < 8; ++flags) {
     for (int64_t fine : {0, 5}) {
@@ -285,6 +283,8 @@ TEST(occupancy_equals_the_cpu) {
   }
 }
 
+// By hand: densities of ln 2 and steps of one, so that each interval takes half of the light; a
+// quarter is left for the third sample, which is less than eps.
 TEST(early_stop_by_hand) {
   SceneSizes sizes = sized(1, 40, 0);
   sizes.batch = 1;
@@ -292,7 +292,7 @@ TEST(early_stop_by_hand) {
   std::fill(scene.weight1.begin(), scene.weight1.end(), 0.0);
   scene.bias1 = {1, 2, 3, std::log(2.0)};
   scene.prior = 0;
-  scene.march = {0, 1, 0, true, false, false, 0.3};
+  scene.march = {0, 1, 0, true, false, false, 0.3, 8};  // a quarter of 8 shows behind
   scene.jitter.clear();
   scene.final_noise.clear();
   scene.near[0] = 0;
@@ -300,7 +300,7 @@ TEST(early_stop_by_hand) {
   Rendered<double> r = scene.nothing();
   r.outputs[4].clear();
   render_forward_cuda(scene.forward_params(r), kStream);
-  const std::vector<double> features = {0.75, 1.5, 2.25};
+  const std::vector<double> features = {2.75, 3.5, 4.25};
   for (int c = 0; c < 3; ++c) CHECK_NEAR(r.outputs[0][c], features[c], 1e-9);
   CHECK_NEAR(r.outputs[1][0], 0.25, 1e-9);  // 1/2 at 0, 1/4 at 1
   CHECK_NEAR(r.outputs[2][0], 0.75, 1e-9);

@@ -38,9 +38,9 @@ def render_native(
     occupancy grid and projected planes, empty where there is none (a list with None in it has no
     structure for autograd); sizes: F, first and total (of a seed's rays), row_length, cells along
     an edge of the grid; numbers: slope, cube_scale, prior_strength, prior_slope, shift, gain,
-    noise_std, early_stop_eps, background, half edge of the grid; flags: relu, finite_interval, last_back,
-    project, whether there will be a backward pass, and the seeded of jitter, u, coarse_noise,
-    final_noise.
+    noise_std, early_stop_eps, background, half edge of the grid; flags: relu, finite_interval,
+    last_back, project, whether there will be a backward pass, and the seeded of jitter, u,
+    coarse_noise, final_noise.
     """
     outputs = _empty_outputs(planes, rays, sizes, flags)
     _native.core().render_forward(

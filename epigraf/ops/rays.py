@@ -1,5 +1,5 @@
-"""Rays through the pixels of a patch: origins and unit directions in world coordinates; and the part
-of a ray that lies in a ball.
+"""Rays through the pixels of a patch: origins and unit directions in world coordinates; and the
+part of a ray that lies in a ball.
 
 Legend: B batch, R = height * width rays, row by row from the top. Source: EpiGRAF
 (arXiv:2206.10535), section 3.2. Formulas: docs/math/rays.md.
@@ -75,9 +75,9 @@ def ball_segment(
     """Where each ray enters and leaves the ball of a radius about the origin, between near and far
     (rays 6): t_near and t_far, [B, R] each, and whether it is inside at all, bool [B, R].
 
-    origins, directions: [B, R, 3], directions of unit length. A ray that misses the ball has both at
-    the place, between near and far, that is nearest to the origin. Differentiable, and without the
-    native core, through plain torch. NaN stays NaN, and hits nothing.
+    origins, directions: [B, R, 3], directions of unit length. A ray that misses the ball has both
+    at the place, between near and far, that is nearest to the origin. Differentiable, and without
+    the native core, through plain torch. NaN stays NaN, and hits nothing.
     Raises ValueError for a wrong shape or device or a negative radius, TypeError for a wrong dtype.
     """
     _check_ball(origins, directions, radius)

@@ -113,8 +113,8 @@ def cam2world(
     """Camera-to-world matrices [B, 4, 4] of cameras at angles [B, 3] that look at ``target``.
 
     They stand on spheres of the given radius (one, or [B]) about the target, all in world units.
-    Columns are right, up, backward and the camera centre. At an exact pole the up vector is undefined: clamp
-    the pitch first (``clamp_pitch``).
+    Columns are right, up, backward and the camera centre. At an exact pole the up vector is
+    undefined: clamp the pitch first (``clamp_pitch``).
     """
     origins = camera_origins(angles, radius)
     forward = F.normalize(-origins, dim=1)

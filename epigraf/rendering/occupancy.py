@@ -89,7 +89,7 @@ def chart(
     densities: sigma >= 0 [B, P] at points_world [B, P, 3]; like: any tensor [B, ...] of the scenes'
     dtype and device; for alpha_thre see `build_occupancy`. halved: look on a grid of half the
     resolution first (a multiple of 64 then) and then only into its occupied cells (occupancy 10).
-    Cells that rays do not see are not looked into.
+    Cells that rays do not see are not looked into (occupancy 13).
     """
     kept = _cells_in_ball(cube, like)
     if halved:

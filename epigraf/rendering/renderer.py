@@ -312,7 +312,8 @@ def _flat_background(options: RenderOptions) -> float:
 
 
 def _rendered(result: Composite, options: RenderOptions) -> Rendered:
-    """White or black behind what the rays have not absorbed, and what a background shows through."""
+    """White or black behind what the rays have not absorbed, and what a background shows
+    through."""
     features, level = result.features, _flat_background(options)
     if level != 0:
         features = features + (level * (1 - result.opacity))[..., None]

@@ -1,4 +1,4 @@
-"""patch_rays against worked directions, a plain loop, and its reference.
+"""Rays and their parts in a ball against worked values, plain loops, and their references.
 
 Legend: B batch, R rays.
 """
@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from epigraf.ops import patch_rays, use_reference
+from epigraf.ops import ball_segment, patch_rays, use_reference
 from epigraf.ops.rays import pixel_rays
+
+Pair = tuple[Tensor, Tensor]
+Ends = tuple[float, float] | None
 
 
 def make_cameras(batch: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
@@ -231,3 +234,94 @@ def test_places_that_are_refused() -> None:
         pixel_rays(matrix, 30.0, torch.zeros(2, 3), torch.zeros(2))
     with pytest.raises(TypeError, match="rows must have the dtype of cam2world"):
         pixel_rays(matrix, 30.0, torch.zeros(2), torch.zeros(2).double())
+
+
+def make_rays(batch: int, count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Pair:
+    """Origins about as far from the ball as it is large, unit directions, [B, R, 3] each."""
+    generator = torch.Generator().manual_seed(seed)
+    origins = torch.randn(batch, count, 3, generator=generator, dtype=torch.float64)
+    directions = torch.randn(batch, count, 3, generator=generator, dtype=torch.float64)
+    return origins.to(dtype), torch.nn.functional.normalize(directions, dim=-1).to(dtype)
+
+
+def segment_by_formula(origin: list[float], direction: list[float], radius: float) -> Ends:
+    """Where |o + t d| = radius, by the quadratic formula; None: nowhere."""
+    half = sum(o * d for o, d in zip(origin, direction, strict=True))
+    root = half * half - sum(o * o for o in origin) + radius * radius
+    return None if root <= 0 else (-half - math.sqrt(root), -half + math.sqrt(root))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 40), st.integers(0, 10**6), st.floats(0.05, 2.5))
+def test_segments_are_those_of_the_formula(batch: int, count: int, seed: int, radius: float):
+    near, far = -0.5, 1.5
+    rays = make_rays(batch, count, seed)
+    t_near, t_far, hit = ball_segment(*rays, radius, near, far)
+    assert t_near.shape == t_far.shape == hit.shape == (batch, count)
+    for b in range(batch):
+        for r in range(count):
+            ends = segment_by_formula(rays[0][b, r].tolist(), rays[1][b, r].tolist(), radius)
+            a, z = float(t_near[b, r]), float(t_far[b, r])
+            if ends is None:
+                place = float(-(rays[0][b, r] * rays[1][b, r]).sum())
+                ends = (place, place)
+            assert a == pytest.approx(min(max(ends[0], near), far), abs=1e-7)
+            assert z == pytest.approx(min(max(ends[1], near), far), abs=1e-7)
+            assert bool(hit[b, r]) is (z > a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_segments_of_the_core_are_those_of_torch(native: None, dtype: torch.dtype) -> None:
+    rays = make_rays(2, 9000, dtype=dtype)
+    ours = ball_segment(*rays, 0.8, 0.1, 2.0)
+    with use_reference():
+        expected = ball_segment(*rays, 0.8, 0.1, 2.0)
+    eps = torch.finfo(dtype).eps
+    for x, y in zip(ours[:2], expected[:2], strict=True):  # a root near 0 magnifies rounding
+        torch.testing.assert_close(x, y, rtol=0, atol=30 * math.sqrt(eps))
+        assert (x - y).abs().median() <= 4 * eps
+    assert (ours[2] != expected[2]).float().mean() < 1e-3
+
+
+def test_segments_of_rays_that_share_an_origin(backend: str, device: torch.device) -> None:
+    """Views of other tensors: an origin for all, directions of which every second one is meant."""
+    origins, directions = (x.to(device) for x in make_rays(2, 64))
+    shared, skipped = origins[:, :1].expand(2, 32, 3), directions[:, ::2]
+    ours = ball_segment(shared, skipped, 0.9, 0.0, 3.0)
+    expected = ball_segment(shared.contiguous(), skipped.contiguous(), 0.9, 0.0, 3.0)
+    for x, y in zip(ours, expected, strict=True):
+        assert torch.equal(x, y)
+
+
+def test_segments_have_gradients() -> None:
+    origins, directions = make_rays(1, 12)
+    touches = ball_segment(origins, directions, 1.2, -9.0, 9.0)[2]
+    inputs = [x[touches][None].requires_grad_() for x in (origins, directions)]
+    assert touches.any()
+    torch.autograd.gradcheck(lambda o, d: ball_segment(o, d, 1.2, -9.0, 9.0)[:2], inputs)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_bad_rays_hit_nothing_and_leave_the_others(backend: str, bad: float) -> None:
+    origins, directions = make_rays(1, 8)
+    good = ball_segment(origins, directions, 1.0, 0.0, 3.0)
+    origins[0, 3, 1] = bad
+    near, far, hit = ball_segment(origins, directions, 1.0, 0.0, 3.0)
+    assert not hit[0, 3]
+    others = [0, 1, 2, 4, 5, 6, 7]
+    for x, y in zip((near, far, hit), good, strict=True):
+        assert torch.equal(x[:, others], y[:, others])
+
+
+def test_segments_that_are_refused() -> None:
+    o = torch.zeros(2, 5, 3)
+    with pytest.raises(ValueError, match=r"directions must have shape \[B, R, 3\], got \[5, 3\]"):
+        ball_segment(o, o[0], 1.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match=r"origins must have shape"):
+        ball_segment(o[:, :4], o, 1.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match="radius must not be negative, got -1"):
+        ball_segment(o, o, -1.0, 0.0, 1.0)
+    with pytest.raises(TypeError, match="directions must be floating point"):
+        ball_segment(o, o.int(), 1.0, 0.0, 1.0)
+    with pytest.raises(TypeError, match="origins must have the dtype of directions"):
+        ball_segment(o.double(), o, 1.0, 0.0, 1.0)

@@ -39,7 +39,7 @@ OPTIONS = RenderOptions(num_coarse=7, num_fine=5, near=0.6, far=1.4)
 VARIANTS = {
     "official": OPTIONS,
     "one pass": replace(OPTIONS, num_fine=0, deterministic=True),
-    "even": replace(OPTIONS, deterministic=True),
+    "even": replace(OPTIONS, deterministic=True, black_back=True),
     "noise": replace(OPTIONS, density_noise_std=0.7),
     "relu, last back": replace(OPTIONS, clamp_mode=ClampMode.RELU, last_back=True),
     "ball": replace(
@@ -449,7 +449,7 @@ def test_opcheck(recorded: bool) -> None:
     field, rays = make_field(), _ray_tensors()
     planes = field.planes.detach().movedim(2, 4).contiguous().requires_grad_(recorded)
     params = [x.detach().clone().requires_grad_(recorded) for x in (*field.weights, *field.biases)]
-    numbers = [SLOPE, 0.4, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+    numbers = [SLOPE, 0.4, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.5, 1.0]
     flags = [False, False, False, False, recorded, True, False, False, False]
     given = [planes.new_empty(0) if x is None else x for x in rays.tensors()]
     given += [planes.new_empty(0, dtype=torch.int32), planes.new_empty(0)]

@@ -206,3 +206,12 @@ def test_wrong_shapes() -> None:
         clamp_pitch(torch.zeros(3))
     with pytest.raises(ValueError, match="angles_from_matrix: matrix must have shape"):
         angles_from_matrix(torch.zeros(2, 2))
+
+
+def test_each_camera_has_its_radius_and_its_roll() -> None:
+    angles = torch.tensor([[0.3, 1.2, 0.0], [1.0, 0.7, 0.0], [-2.0, 1.5, 0.0]], dtype=torch.float64)
+    radii, rolls = torch.tensor([1.0, 2.5, 0.7]).double(), torch.tensor([0.0, 0.4, -1.1]).double()
+    together = roll_cameras(cam2world(angles, radii, (0.1, 0.2, 0.3)), rolls)
+    for i in range(3):
+        alone = cam2world(angles[i : i + 1], float(radii[i]), (0.1, 0.2, 0.3))
+        torch.testing.assert_close(together[i : i + 1], roll_cameras(alone, float(rolls[i])))

@@ -258,3 +258,26 @@ def test_a_coarse_look_first_finds_the_same_cells_of_a_smooth_scene():
     once = chart(densities, Cube(64, 1.0), 0.05, like)
     twice = chart(densities, Cube(64, 1.0), 0.05, like, halved=True)
     assert torch.equal(once.words, twice.words)
+
+
+@pytest.mark.parametrize("halved", [False, True])
+def test_what_rays_do_not_see_is_not_asked_for(halved: bool):
+    asked = []
+
+    def densities(points):
+        asked.append(points.norm(dim=-1).max())
+        x, y, z = (9 * points).unbind(-1)
+        return 8 * (x.sin() * y.cos() + z.sin()).clamp_min(0)
+
+    like = torch.zeros(1, 1)
+    whole = chart(densities, Cube(64, 1.0), 0.05, like, halved)
+    asked.clear()
+    part = chart(densities, Cube(64, 1.0, seen=0.6), 0.05, like, halved)
+    diagonal = 2 * math.sqrt(3) / 32  # of a cell of the coarse look
+    assert 0.6 < max(asked) <= 0.6 + diagonal
+    centres = (torch.arange(64) + 0.5) / 32 - 1
+    distance = torch.cartesian_prod(centres, centres, centres).norm(dim=-1).view(64, 64, 64)
+    inside = distance <= 0.6 - 2 * diagonal  # no neighbour of these reaches out
+    assert torch.equal(part.binaries[0][inside], whole.binaries[0][inside])
+    assert not part.binaries[0][distance > 0.6 + 2 * diagonal].any()
+    assert whole.binaries[0][distance > 0.6 + 2 * diagonal].any()

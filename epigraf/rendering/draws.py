@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -77,7 +78,11 @@ class RandomDraws:
         self.seed = seed
         self._torch = torch.Generator(device=device)
         self._torch.manual_seed(seed)
-        self._numpy = np.random.Generator(np.random.PCG64(seed))
+
+    @cached_property
+    def _numpy(self) -> np.random.Generator:
+        """Made where it is needed: it costs more than all else about a rendering's numbers."""
+        return np.random.Generator(np.random.PCG64(self.seed))
 
     def uniform(self, name: str, shape: Shape, like: Tensor) -> Tensor:
         x = torch.rand(shape, generator=self._torch, dtype=like.dtype, device=self._torch.device)

@@ -496,6 +496,26 @@ void winograd_products(const Launch& launch, const std::array<int64_t, 4>& sizes
   });
 }
 
+// sizes: points, rows, depth, columns; add: to what is in result.
+template <typename T>
+void winograd_sums(const Launch& launch, const std::array<int64_t, 4>& sizes, bool add,
+                   uintptr_t left, uintptr_t right, uintptr_t result) {
+  const auto& [points, rows, depth, columns] = sizes;
+  if (columns % epigraf::WinogradSums<T>::kPanel != 0)
+    throw std::invalid_argument("winograd_sums: columns");
+  const epigraf::WinogradSums<T> p{points,
+                                   rows,
+                                   depth,
+                                   columns,
+                                   add,
+                                   pointer<const T>(left),
+                                   pointer<const T>(right),
+                                   pointer<T>(result)};
+  dispatch(launch, p, epigraf::winograd_sums_cpu<T>, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("winograd_sums: on a CPU only");
+  });
+}
+
 }  // namespace
 
 // Float or double, by the launch.
@@ -641,11 +661,11 @@ PYBIND11_MODULE(_C, m) {
            const std::array<uintptr_t, 6>& inputs, const std::array<uintptr_t, 2>& outputs) {
           EPIGRAF_BY_TYPE(patch_rays, launch, sizes, inputs, outputs);
         });
-  m.def("ball_segments", [](const Launch& launch, int64_t rays, const std::array<double, 3>& numbers,
-                            const std::array<uintptr_t, 2>& tensors,
-                            const std::array<uintptr_t, 3>& outputs) {
-    EPIGRAF_BY_TYPE(ball_segments, launch, rays, numbers, tensors, outputs);
-  });
+  m.def("ball_segments",
+        [](const Launch& launch, int64_t rays, const std::array<double, 3>& numbers,
+           const std::array<uintptr_t, 2>& tensors, const std::array<uintptr_t, 3>& outputs) {
+          EPIGRAF_BY_TYPE(ball_segments, launch, rays, numbers, tensors, outputs);
+        });
   // For the sizes and tensors of these three see the functions of their names.
   m.def("occupancy_build", [](const Launch& launch, const std::array<int64_t, 2>& sizes,
                               double threshold, const std::array<uintptr_t, 4>& tensors) {
@@ -683,5 +703,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("winograd_products", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
                                 uintptr_t left, uintptr_t right, uintptr_t result) {
     EPIGRAF_BY_TYPE(winograd_products, launch, sizes, left, right, result);
+  });
+  m.def("winograd_sums", [](const Launch& launch, const std::array<int64_t, 4>& sizes, bool add,
+                            uintptr_t left, uintptr_t right, uintptr_t result) {
+    EPIGRAF_BY_TYPE(winograd_sums, launch, sizes, add, left, right, result);
   });
 }

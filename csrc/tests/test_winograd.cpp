@@ -187,3 +187,36 @@ TEST(products_of_float) {
 TEST(products_of_double) {
   products_are_sums<double>(1e-14);
 }
+
+// Two blocks of the depth, rows that are no whole register tiles, two panels; once more, added.
+template <typename T>
+void sums_run_down_the_depth(double tolerance) {
+  constexpr int64_t kPoints = 3, kRows = 53, kDepth = 131, kColumns = 128;
+  const auto left = random_values<T>(kPoints * kDepth * kRows, -1, 1, 14);
+  const auto right = random_values<T>(kPoints * kDepth * kColumns, -1, 1, 15);
+  std::vector<T> result(kPoints * kRows * kColumns, std::nan(""));
+  for (const int threads : {3, 1}) {
+    const bool again = threads == 1;
+    winograd_sums_cpu(WinogradSums<T>{kPoints, kRows, kDepth, kColumns, again, left.data(),
+                                      right.data(), result.data()},
+                      threads);
+    for (int64_t point = 0; point < kPoints; ++point)
+      for (int64_t row = 0; row < kRows; ++row)
+        for (int64_t column = 0; column < kColumns; ++column) {
+          double sum = 0;
+          for (int64_t k = 0; k < kDepth; ++k) {
+            const int64_t line = point * kDepth + k;
+            sum += static_cast<double>(left[line * kRows + row]) * right[line * kColumns + column];
+          }
+          const double expected = again ? 2 * sum : sum;
+          CHECK_NEAR(result[(point * kRows + row) * kColumns + column], expected, tolerance);
+        }
+  }
+}
+
+TEST(sums_of_float) {
+  sums_run_down_the_depth<float>(2e-5);
+}
+TEST(sums_of_double) {
+  sums_run_down_the_depth<double>(1e-13);
+}

@@ -113,16 +113,17 @@ def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) 
         else (kind.STRIDE2_OUTPUT_ADJOINT, kind.STRIDE2_INPUT)
     )
     channels_y, channels_x = y.shape[1], x.shape[1]
-    total = x.new_zeros(36, channels_y, channels_x)
+    make = x.new_empty if tiling.tiles else x.new_zeros
+    total = make(36, channels_y, channels_x)
     for first, count in tiling.chunks(channels_y + channels_x, x.element_size()):
         points_y = _to_points(of_y, y, tiling, first, count, 0)
         points_x = _to_points(of_x, x, tiling, first, count, padding)
         place = 0
         for start, weights, copies in _GROUPS[tiling.points]:
             rows = slice(start, start + weights * copies)
-            left = points_y[rows].view(weights, copies * count, channels_y).transpose(1, 2)
+            left = points_y[rows].view(weights, copies * count, channels_y)
             right = points_x[rows].view(weights, copies * count, channels_x)
-            total[place : place + weights].baddbmm_(left, right)
+            _add_products(left, right, total[place : place + weights], add=first > 0)
             place += weights
     taps = _taps(stride, x.dtype)
     return (taps.T @ total.view(36, -1)).T.reshape(channels_y, channels_x, 3, 3)
@@ -197,6 +198,18 @@ def _products(left: Tensor, right: Tensor, columns: int) -> Tensor:
         *_native.addresses(left, right, result),
     )
     return result
+
+
+def _add_products(left: Tensor, right: Tensor, result: Tensor, *, add: bool) -> None:
+    """result [n, O, I] (+)= left^T right of left [n, T, O], right [n, T, I], all contiguous."""
+    points, depth, rows = left.shape
+    columns = right.shape[2]
+    if columns % _PANEL:
+        result.baddbmm_(left.transpose(1, 2), right, beta=int(add))
+        return
+    sizes = (points, rows, depth, columns)
+    addresses = _native.addresses(left, right, result)
+    _native.core().winograd_sums(_native.launch(left), sizes, add, *addresses)
 
 
 @functools.cache

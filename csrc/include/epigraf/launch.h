@@ -374,6 +374,8 @@ template <typename T>
 void winograd_cpu(const WinogradTiles<T>& params, int threads);
 template <typename T>
 void winograd_products_cpu(const WinogradProducts<T>& params, int threads);
+template <typename T>
+void winograd_sums_cpu(const WinogradSums<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
 // on the number of threads by rounding.

@@ -249,6 +249,18 @@ struct WinogradProducts {
   T* result;
 };
 
+// The products of a weight gradient (winograd 9): result [n, rows, columns] = left^T right, or that
+// added to it.
+template <typename T>
+struct WinogradSums {
+  static constexpr int64_t kPanel = 64;  // columns is a multiple of it
+  int64_t points, rows, depth, columns;
+  bool add;
+  const T* left;   // [n, depth, rows]
+  const T* right;  // [n, depth, columns]
+  T* result;
+};
+
 // Where a tile begins.
 struct TilePlace {
   int64_t batch, row, column;

@@ -10,6 +10,15 @@
 namespace epigraf {
 namespace {
 
+constexpr int kResident = 2;  // blocks on a multiprocessor: room for 128 registers, so none spills
+
+// How a launch is laid out: a block for every run of every batch element and every group of
+// channels.
+struct Layout {
+  Lanes lanes;
+  unsigned groups, runs, blocks;  // of 32 bits, whose division is not a call
+};
+
 // The part of a thread: kBlock channels from `channel` on, pixels `pixel`, `pixel + step` ...
 // `end`. Channels-last lanes hold neighbouring channels and rows pixels, else the other way round.
 template <bool kLast, int kBlock>
@@ -17,14 +26,15 @@ struct Part {
   int64_t batch, run, channel, pixel, end;
   int lanes, lane, rows, row;
 
-  __device__ Part(const ActivationShape& s, Lanes width, int64_t groups) {
-    const int64_t block = blockIdx.x, task = block / groups, group = block % groups;
-    lanes = width.count();
-    lane = width.lane();
-    rows = kBlockThreads / lanes;
-    row = int(threadIdx.x) / lanes;
-    batch = task / s.runs();
-    run = task % s.runs();
+  __device__ Part(const ActivationShape& s, const Layout& layout) {
+    const unsigned task = blockIdx.x / layout.groups;
+    const int64_t group = blockIdx.x % layout.groups;
+    lanes = layout.lanes.count();
+    lane = layout.lanes.lane();
+    rows = kBlockThreads >> layout.lanes.bits;
+    row = int(threadIdx.x) >> layout.lanes.bits;
+    batch = task / layout.runs;
+    run = task % layout.runs;
     channel = kLast ? (group * lanes + lane) * kBlock : group * rows + row;
     pixel = run * s.run + (kLast ? row : lane);
     end = channel < s.channels ? s.end_of_run(run * s.run) : 0;
@@ -34,8 +44,8 @@ struct Part {
 
 template <bool kLast, int kBlock, typename T, typename P>
 __global__ void __launch_bounds__(kBlockThreads)
-    activation_forward_kernel(ActivationForward<T, P> p, Lanes lanes, int64_t groups) {
-  const Part<kLast, kBlock> part(p.shape, lanes, groups);
+    activation_forward_kernel(ActivationForward<T, P> p, Layout layout) {
+  const Part<kLast, kBlock> part(p.shape, layout);
   if (part.channel >= p.shape.channels) return;
   T scale[kBlock], bias[kBlock];
   for (int k = 0; k < kBlock; ++k) {
@@ -75,10 +85,10 @@ __device__ T sum_of_channel(T value, T* shared, int lanes, int rows) {
 }
 
 template <bool kLast, int kBlock, typename T, typename P>
-__global__ void __launch_bounds__(kBlockThreads)
-    activation_backward_kernel(ActivationBackward<T, P> p, Lanes lanes, int64_t groups) {
+__global__ void __launch_bounds__(kBlockThreads, kResident)
+    activation_backward_kernel(ActivationBackward<T, P> p, Layout layout) {
   EPIGRAF_DYNAMIC_SHARED(T, shared);
-  const Part<kLast, kBlock> part(p.shape, lanes, groups);
+  const Part<kLast, kBlock> part(p.shape, layout);
   const int64_t channels = p.shape.channels;
   const bool inside = part.channel < channels;  // threads without a channel stay for the sums
   T scale[kBlock], sum[kBlock] = {}, sum_noise[kBlock] = {}, sum_input[kBlock] = {};
@@ -103,7 +113,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
   if (!p.sums) return;
   const int kinds = activation_sums(has_noise, p.scale != nullptr);
-  T* sums = p.sums + (part.batch * p.shape.runs() + part.run) * kinds * channels + part.channel;
+  T* sums = p.sums + (part.batch * layout.runs + part.run) * kinds * channels + part.channel;
   const bool writes = inside && (kLast ? part.row : part.lane) == 0;
   for (int kind = 0; kind < kinds; ++kind) {
     for (int k = 0; k < kBlock; ++k) {
@@ -114,26 +124,20 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-// How a launch is laid out: blocks for every run, and for every group of channels.
-struct Layout {
-  Lanes lanes;
-  int64_t groups;
-  unsigned blocks;
-};
-
 template <bool kLast, int kBlock>
 Layout layout_for(const ActivationShape& s, const char* op) {
   const Lanes lanes = kLast ? lanes_for(s.channels, kBlock) : lanes_for(s.run, 1);
   const int64_t channels = kLast ? lanes.count() * kBlock : kBlockThreads / lanes.count();
-  const int64_t groups = (s.channels + channels - 1) / channels;
-  return {lanes, groups, blocks_for(s.batch * s.runs() * groups * kBlockThreads, op)};
+  const int64_t groups = (s.channels + channels - 1) / channels, runs = s.runs();
+  const unsigned blocks = blocks_for(s.batch * runs * groups * kBlockThreads, op);
+  return {lanes, unsigned(groups), unsigned(runs), blocks};
 }
 
 template <bool kLast, int kBlock, typename T, typename P>
 void launch(const ActivationForward<T, P>& p, cudaStream_t stream) {
   const Layout l = layout_for<kLast, kBlock>(p.shape, "activation_forward");
   EPIGRAF_LAUNCH((activation_forward_kernel<kLast, kBlock, T, P>), l.blocks, kBlockThreads, 0,
-                 stream, p, l.lanes, l.groups);
+                 stream, p, l);
   check_cuda(cudaGetLastError(), "activation_forward");
 }
 
@@ -143,7 +147,7 @@ void launch(const ActivationBackward<T, P>& p, cudaStream_t stream) {
   const Layout l = layout_for<kLast, kBlock>(p.shape, "activation_backward");
   const size_t shared = kLast && p.sums ? kBlockThreads * sizeof(T) : 0;
   EPIGRAF_LAUNCH((activation_backward_kernel<kLast, kBlock, T, P>), l.blocks, kBlockThreads, shared,
-                 stream, p, l.lanes, l.groups);
+                 stream, p, l);
   check_cuda(cudaGetLastError(), "activation_backward");
 }
 

@@ -114,7 +114,7 @@ class OfficialSynthesisLayer(SynthesisLayer):
         y = y * demodulation[:, :, None, None]
         noise = self._noise(x, noise_mode, draws)
         if noise is not None:
-            y = y + noise
+            y = y + noise * self.noise_strength
         lrelu = Activation.LRELU
         return activate(y, self.bias, lrelu, lrelu.gain, CONV_CLAMP)
 

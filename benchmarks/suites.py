@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from epigraf.benchmarks import (
+    bench_activation,
     bench_composite,
     bench_decoder,
     bench_importance,
@@ -29,7 +30,7 @@ from epigraf.errors import EpigrafError
 MACHINE_ROUNDS = 5
 OPS = (
     bench_triplane, bench_decoder, bench_composite, bench_importance, bench_random, bench_rays,
-    bench_winograd,
+    bench_winograd, bench_activation,
 )  # fmt: skip
 
 Measure = Callable[[Settings, Announce], Iterator[list[Row]]]

@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 11;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 12;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -69,7 +69,7 @@ void dispatch(const Launch& launch, const Params& params, Cpu cpu, Cuda cuda) {
 #define EPIGRAF_CUDA_LAUNCHER(...) nullptr
 #endif
 
-// The type of planes and features: the launch's own, or 16 bits.
+// The type of planes and features, and of pictures: the launch's own, or 16 bits.
 enum class Storage { same, half, bfloat16 };
 
 template <typename T, typename P>
@@ -93,6 +93,51 @@ void triplane_backward_as(const Launch& launch, const TriplaneShape& shape,
                                                pointer<T>(grads[1])};
   dispatch(launch, params, epigraf::triplane_backward_cpu<T, P>,
            EPIGRAF_CUDA_LAUNCHER(triplane_backward_cuda<T, P>));
+}
+
+// Sizes of a picture and the numbers of its nonlinearity.
+struct ActivationCall {
+  epigraf::ActivationShape shape;
+  std::array<double, 3> numbers;  // slope, gain, clamp (NaN: none)
+};
+
+// The clamp is compared with numbers as they are stored: it is rounded as they are.
+template <typename T, typename P>
+epigraf::ActivationCurve<T> activation_curve(const std::array<double, 3>& numbers) {
+  return {static_cast<T>(numbers[0]), static_cast<T>(numbers[1]),
+          static_cast<T>(P(static_cast<T>(numbers[2])))};
+}
+
+template <typename T, typename P>
+void activation_forward_as(const Launch& launch, const ActivationCall& call, uintptr_t x,
+                           const std::array<uintptr_t, 4>& inputs, uintptr_t y) {
+  const auto in = [&](int i) { return pointer<const T>(inputs[i]); };
+  const epigraf::ActivationForward<T, P> params{call.shape,
+                                                activation_curve<T, P>(call.numbers),
+                                                pointer<const P>(x),
+                                                in(0),
+                                                in(1),
+                                                in(2),
+                                                in(3),
+                                                pointer<P>(y)};
+  dispatch(launch, params, epigraf::activation_forward_cpu<T, P>,
+           EPIGRAF_CUDA_LAUNCHER(activation_forward_cuda<T, P>));
+}
+
+template <typename T, typename P>
+void activation_backward_as(const Launch& launch, const ActivationCall& call,
+                            const std::array<uintptr_t, 4>& inputs,
+                            const std::array<uintptr_t, 2>& outputs) {
+  const epigraf::ActivationBackward<T, P> params{call.shape,
+                                                 activation_curve<T, P>(call.numbers),
+                                                 pointer<const P>(inputs[0]),
+                                                 pointer<const P>(inputs[1]),
+                                                 pointer<const T>(inputs[2]),
+                                                 pointer<const T>(inputs[3]),
+                                                 pointer<P>(outputs[0]),
+                                                 pointer<T>(outputs[1])};
+  dispatch(launch, params, epigraf::activation_backward_cpu<T, P>,
+           EPIGRAF_CUDA_LAUNCHER(activation_backward_cuda<T, P>));
 }
 
 template <typename T>
@@ -575,6 +620,26 @@ PYBIND11_MODULE(_C, m) {
         [](const Launch& launch, Storage storage, const TriplaneShape& shape,
            const std::array<uintptr_t, 3>& inputs, const std::array<uintptr_t, 2>& grad_inputs) {
           EPIGRAF_BY_STORAGE(triplane_backward_as, launch, storage, shape, inputs, grad_inputs);
+        });
+  // sizes: B, C, P, stride of the noise, pixels of a run; numbers: slope, gain, clamp.
+  py::class_<ActivationCall>(m, "ActivationCall")
+      .def(py::init([](const std::array<int64_t, 5>& sizes, bool channels_last,
+                       const std::array<double, 3>& numbers) {
+             const auto& [batch, channels, pixels, noise_stride, run] = sizes;
+             return ActivationCall{{batch, channels, pixels, channels_last, noise_stride, run},
+                                   numbers};
+           }),
+           py::arg("sizes"), py::arg("channels_last"), py::arg("numbers"));
+  // inputs: bias, scale, noise, strength; all but bias may be 0.
+  m.def("activation_forward", [](const Launch& launch, Storage storage, const ActivationCall& call,
+                                 uintptr_t x, const std::array<uintptr_t, 4>& inputs, uintptr_t y) {
+    EPIGRAF_BY_STORAGE(activation_forward_as, launch, storage, call, x, inputs, y);
+  });
+  // inputs: grad_y, y, scale, noise; outputs: grad_x, sums (or 0).
+  m.def("activation_backward",
+        [](const Launch& launch, Storage storage, const ActivationCall& call,
+           const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
+          EPIGRAF_BY_STORAGE(activation_backward_as, launch, storage, call, inputs, outputs);
         });
   // inputs: colors, densities, t, last_delta; outputs: features, depth, weights, transmittance,
   // opacity.

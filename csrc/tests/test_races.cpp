@@ -65,6 +65,29 @@ struct TriplaneArrays {
   }
 };
 
+struct ActivationArrays {
+  ActivationShape shape;
+  std::vector<float> x = random_values<float>(2 * 36 * 40, -1, 1, 1),
+                     bias = random_values<float>(36, -1, 1, 2),
+                     scale = random_values<float>(2 * 36, 0.5, 1, 3),
+                     noise = random_values<float>(2 * 40, -1, 1, 4), strength = {0.5};
+
+  explicit ActivationArrays(bool channels_last) : shape{2, 36, 40, channels_last, 40, 33} {}
+
+  template <typename Forward, typename Backward>
+  std::vector<float> run(Forward forward, Backward backward) const {
+    const ActivationCurve<float> curve = {0.2f, 1.4f, 1.0f};
+    const size_t n = x.size();
+    std::vector<float> all(2 * n + 2 * 2 * 3 * 36);
+    float* y = all.data();
+    forward(ActivationForward<float>{shape, curve, x.data(), bias.data(), scale.data(),
+                                     noise.data(), strength.data(), y});
+    backward(ActivationBackward<float>{shape, curve, x.data(), y, scale.data(), noise.data(), y + n,
+                                       y + 2 * n});
+    return all;
+  }
+};
+
 template <typename T>
 struct CompositeArrays {
   CompositeShape shape = {3, 40, 3, true};
@@ -106,6 +129,17 @@ TEST(triplane) {
              arrays.run([](const auto& p) { triplane_forward_cpu<float>(p, 1); },
                         [](const auto& p) { triplane_backward_cpu<float>(p, 1); }),
              1e-4);
+}
+
+TEST(activation) {
+  for (const bool last : {false, true}) {
+    const ActivationArrays arrays(last);
+    check_near(arrays.run([](const auto& p) { activation_forward_cuda(p, kStream); },
+                          [](const auto& p) { activation_backward_cuda(p, kStream); }),
+               arrays.run([](const auto& p) { activation_forward_cpu(p, 1); },
+                          [](const auto& p) { activation_backward_cpu(p, 1); }),
+               1e-4);
+  }
 }
 
 TEST(composite) {

@@ -194,6 +194,14 @@ def _winograd(device: str) -> dict[Engine, Run]:
     }
 
 
+def _activation(device: str) -> dict[Engine, Run]:
+    x, noise = _draw(0, 2, 64, 32, 32, device=device), _draw(1, 32, 32, device=device)
+    bias, scale = _draw(2, 64, device=device), _draw(3, 2, 64, device=device)
+    strength, curve = torch.tensor(0.3, device=device), ops.Curve(_SLOPE, 2**0.5, 2.0)
+    parts = {"scale": scale, "noise": noise, "strength": strength}
+    return {Engine.REFERENCE: lambda: [ops.activation(x, bias, curve, **parts)]}
+
+
 def _random(device: str) -> dict[Engine, Run]:
     like = torch.empty(0, device=device)
     return {Engine.REFERENCE: lambda: [ops.philox_uniform(7, 0, (65536,), like)]}
@@ -236,6 +244,7 @@ _RUNS: dict[str, Any] = {
     "rays": _rays,
     "random": _random,
     "occupancy": _occupancy,
+    "activation": _activation,
     "winograd": _winograd,
     "render": _render,
 }

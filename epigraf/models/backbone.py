@@ -12,16 +12,15 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from epigraf.models.convolution import scale_shift
 from epigraf.models.layers import (
     CONV_CLAMP,
     Activation,
     FullyConnected,
-    activate_,
     demodulation,
     modulated_conv2d,
 )
 from epigraf.models.resample import Resample, upsample2d
+from epigraf.ops.activation import Curve, activation
 from epigraf.rendering.draws import Draws, ReplayDraws
 
 
@@ -70,26 +69,30 @@ class SynthesisLayer(nn.Module):
         self, x: Tensor, w: Tensor, noise_mode: NoiseMode, draws: Draws | None = None
     ) -> Tensor:
         """Map ``x`` [B, C, H, W] under ``w`` [B, w_dim] to [B, C', H', W']."""
-        gain = Activation.LRELU.gain
         styles = self.affine(w)
         y = modulated_conv2d(x, self.weight, styles, demodulate=False, resample=self.resample)
-        scale = demodulation(self.weight, styles) * gain
-        y = scale_shift(y, scale, self.bias * gain)
         noise = self._noise(x, noise_mode, draws)
-        if noise is not None:
-            y += noise * gain
-        return activate_(y, Activation.LRELU, CONV_CLAMP)
+        lrelu = Activation.LRELU
+        return activation(
+            y,
+            self.bias,
+            Curve(lrelu.slope, lrelu.gain, CONV_CLAMP),
+            scale=demodulation(self.weight, styles),
+            noise=noise,
+            strength=None if noise is None else self.noise_strength,
+            overwrite=True,
+        )
 
     def _noise(self, x: Tensor, mode: NoiseMode, draws: Draws | None) -> Tensor | None:
-        """[B, 1, H, W] or [H, W], or None."""
+        """[B, 1, H, W] or [H, W], or None; not yet times its strength."""
         if self.noise_strength is None or mode is NoiseMode.NONE:
             return None
         if mode is NoiseMode.CONST:
-            return self.noise_const * self.noise_strength
+            return self.noise_const
         if draws is None:
             raise ValueError("synthesis layer: random noise needs draws, got None")
         shape = (len(x), 1, self.resolution, self.resolution)
-        return draws.normal("spatial_noise", shape, x) * self.noise_strength
+        return draws.normal("spatial_noise", shape, x)
 
 
 class ToPlanes(nn.Module):
@@ -108,7 +111,7 @@ class ToPlanes(nn.Module):
         rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, HW, C], no copy if channels-last
         y = torch.baddbmm(self.bias.expand(len(x), 1, -1), rows, weight.transpose(1, 2))
         y = y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-        return activate_(y, Activation.LINEAR, CONV_CLAMP)
+        return activation(y, None, Curve(clamp=CONV_CLAMP), overwrite=True)
 
 
 class SynthesisBlock(nn.Module):

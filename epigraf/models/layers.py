@@ -4,8 +4,9 @@ Legend: B batch, I input features or channels, O output features or channels, H 
 
 Weights are stored unscaled (standard normal) and multiplied by their gain when used, the equalised
 learning rate of Karras et al. 2018 (PGGAN, section 4.1). Activations follow StyleGAN2: a leaky
-ReLU of slope 0.2 times sqrt(2), so that variances are kept. Since a leaky ReLU is positively
-homogeneous, that sqrt(2) is folded into the weight and the bias and costs no pass over the image.
+ReLU of slope 0.2 times sqrt(2), so that variances are kept. What follows a convolution is one pass
+over the image (`epigraf.ops.activation`). A leaky ReLU is positively homogeneous, so in a linear
+layer that sqrt(2) is folded into the weight and the bias.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epigraf.models.convolution import leaky_clamp_
 from epigraf.models.resample import Resample, conv2d_resample
+from epigraf.ops.activation import Curve, activation
 
 LRELU_SLOPE = 0.2
 CONV_CLAMP = 256.0
@@ -34,6 +35,11 @@ class Activation(Enum):
     def gain(self) -> float:
         """Factor applied after the nonlinearity: 1 or sqrt(2)."""
         return math.sqrt(2.0) if self is Activation.LRELU else 1.0
+
+    @property
+    def slope(self) -> float:
+        """Of negative numbers: 1 or 0.2."""
+        return LRELU_SLOPE if self is Activation.LRELU else 1.0
 
 
 def normalize_2nd_moment(x: Tensor) -> Tensor:
@@ -163,15 +169,6 @@ class ScalarEncoder(nn.Module):
         return torch.cat(parts, dim=-1).flatten(-2)
 
 
-def activate_(x: Tensor, activation: Activation, clamp: float | None) -> Tensor:
-    """Nonlinearity of ``x`` [B, C, H, W], whose gain is already in the weights, then clamping.
-
-    May overwrite ``x``.
-    """
-    slope = LRELU_SLOPE if activation is Activation.LRELU else 1.0
-    return leaky_clamp_(x, slope, clamp)
-
-
 class Conv2d(nn.Module):
     """Convolution with equalised learning rate, optional x2 resampling, bias and activation.
 
@@ -206,11 +203,12 @@ class Conv2d(nn.Module):
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """Map ``x`` [B, I, H, W] to [B, O, H', W'] in its dtype and multiply by ``gain``."""
         total = self.activation.gain * gain
-        bias = None if self.bias is None else (self.bias * total).to(x.dtype)
-        weight = (self.weight * (self.weight_gain * total)).to(x.dtype)
-        y = conv2d_resample(x, weight, bias, self.resample)
+        of_weight = total if self.bias is None else 1.0  # else it comes with the nonlinearity
+        weight = (self.weight * (self.weight_gain * of_weight)).to(x.dtype)
+        y = conv2d_resample(x, weight, self.resample)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return activate_(y, self.activation, clamp)
+        curve = Curve(self.activation.slope, total / of_weight, clamp)
+        return activation(y, self.bias, curve, overwrite=True)
 
 
 def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
@@ -248,5 +246,5 @@ def modulated_conv2d(
     Returns:
         [B, O, H', W'].
     """
-    y = conv2d_resample(x * styles[:, :, None, None], weight, None, resample)
+    y = conv2d_resample(x * styles[:, :, None, None], weight, resample)
     return y * demodulation(weight, styles)[:, :, None, None] if demodulate else y

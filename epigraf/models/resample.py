@@ -104,10 +104,8 @@ def downsample2d(x: Tensor) -> Tensor:
     return _Down.apply(x)
 
 
-def conv2d_resample(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, resample: Resample = Resample.NONE
-) -> Tensor:
-    """Convolve, resample by 2, add a bias.
+def conv2d_resample(x: Tensor, weight: Tensor, resample: Resample = Resample.NONE) -> Tensor:
+    """Convolve and resample by 2.
 
     NONE pads by k // 2. DOWN filters, then convolves with stride 2 (k = 1: filters at every second
     pixel, then convolves, which is the same). UP is a transposed convolution with stride 2, then
@@ -117,7 +115,6 @@ def conv2d_resample(
         x: [B, I, H, W].
         weight: [O, I, k, k], k = 1 or 3. A correlation kernel for NONE and DOWN; for UP a true
             convolution kernel over the zero-inserted image.
-        bias: [O] or None.
         resample: change of resolution.
 
     Returns:
@@ -125,10 +122,9 @@ def conv2d_resample(
     """
     k = weight.shape[2]
     if resample is Resample.NONE:
-        return conv2d(x, weight, bias, padding=k // 2)
+        return conv2d(x, weight, padding=k // 2)
     if k == 1:
-        return conv2d(downsample2d(x) if resample is Resample.DOWN else upsample2d(x), weight, bias)
+        return conv2d(downsample2d(x) if resample is Resample.DOWN else upsample2d(x), weight)
     if resample is Resample.DOWN:
-        return conv2d(blur2d(x, pad=2), weight, bias, stride=2)
-    y = blur2d(conv_transpose2d(x, weight.transpose(0, 1), stride=2), pad=1, gain=4.0)
-    return y if bias is None else y + bias[:, None, None]
+        return conv2d(blur2d(x, pad=2), weight, stride=2)
+    return blur2d(conv_transpose2d(x, weight.transpose(0, 1), stride=2), pad=1, gain=4.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from epigraf.ops._native import available, backend_line, reason, use_reference
+from epigraf.ops.activation import Curve, activation
 from epigraf.ops.composite import Composite, composite
 from epigraf.ops.decoder import decode
 from epigraf.ops.importance import importance_t, merge_samples
@@ -13,10 +14,12 @@ from epigraf.ops.triplane import sample_triplane
 
 __all__ = [
     "Composite",
+    "Curve",
     "FieldTensors",
     "March",
     "RayTensors",
     "RenderedRays",
+    "activation",
     "available",
     "backend_line",
     "ball_segment",

@@ -1,8 +1,10 @@
-"""The second derivative of native ops: the composable path under ``create_graph=True``."""
+"""What native ops share of autograd: the composable path of second derivatives under
+``create_graph=True``, and which gradients a backward pass needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,3 +40,24 @@ def composable_grads(
         )
     )
     return [next(grads) if need else None for need in needed]
+
+
+def wanted(ctx: Any, present: Sequence[bool]) -> list[bool]:
+    """For each of the first inputs, whether this backward pass leads on to it.
+
+    present: whether the input was a tensor. ``ctx.needs_input_grad`` only says which inputs require
+    gradients at all: R1, which asks for the gradient of the image alone, would pay for that of
+    every weight as well.
+    """
+    nodes = iter(ctx.next_functions)  # of tensors only
+    leads_on = [is_tensor and _will_run(next(nodes)[0]) for is_tensor in present]
+    return [n and on for n, on in zip(ctx.needs_input_grad, leads_on, strict=False)]
+
+
+def _will_run(node: Any) -> bool:
+    if node is None:
+        return False
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except (AttributeError, RuntimeError):  # a torch without it; a leaf that autograd.grad asks for
+        return True

@@ -41,6 +41,7 @@ ENGINES: dict[str, tuple[Engine, ...]] = {
     "rays": _NATIVE,
     "random": _NATIVE,
     OCCUPANCY: (*_NATIVE, Engine.NERFACC),
+    "activation": _NATIVE,
     "winograd": (Engine.CPU, Engine.REFERENCE),
     "render": (Engine.CUDA, Engine.CPU, Engine.OPS, Engine.REFERENCE),
 }

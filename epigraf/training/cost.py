@@ -28,9 +28,9 @@ from epigraf.training.step import Phase
 
 FLOAT = 4  # bytes
 # Feature maps [C, H, W] of a block that are kept for its backward pass. Backbone: the upsampled
-# one before and after noise and activation, the modulated one, the second convolution's before and
-# after, and the input of the next block, modulated. D: see `_discriminator_saved`.
-BACKBONE_MAPS, LAST_BACKBONE_MAPS = 6, 5
+# one after its activation, the modulated one, the second convolution's after its activation, and the
+# input of the next block, modulated. D: see `_discriminator_saved`.
+BACKBONE_MAPS, LAST_BACKBONE_MAPS = 4, 3
 R1_SAVED = 1.9  # of what a pass of D keeps: the graph of the gradient beside that of the scores
 SAMPLE_FLOATS = {True: 5, False: 48}  # per sample of the fused renderer (outputs, depth), of ops
 TRAFFIC = 4  # times that an activation is moved for each time that it is kept (reads and writes)

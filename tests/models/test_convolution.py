@@ -1,4 +1,4 @@
-"""Convolutions, their derivatives and the fused pointwise functions."""
+"""Convolutions and their derivatives."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from epigraf.models.convolution import (
-    _reaches,
-    conv2d,
-    conv_transpose2d,
-    leaky_clamp_,
-    scale_shift,
-)
+from epigraf.models.convolution import conv2d, conv_transpose2d
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -52,9 +46,9 @@ def test_conv2d_is_the_sum_over_taps(
     x = normal(batch, channels[0], *size)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    weight, bias = normal(channels[1], channels[0], kernel, kernel, seed=1), normal(channels[1])
-    y = conv2d(x, weight, bias, stride=stride, padding=padding)
-    expected = loop_conv(x, weight, stride, padding) + bias[:, None, None]
+    weight = normal(channels[1], channels[0], kernel, kernel, seed=1)
+    y = conv2d(x, weight, stride=stride, padding=padding)
+    expected = loop_conv(x, weight, stride, padding)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -73,12 +67,12 @@ def test_conv_transpose2d_is_the_adjoint(stride: int) -> None:
     ("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (3, 2, 1), (1, 1, 0)]
 )
 def test_conv2d_derivatives(kernel: int, stride: int, padding: int) -> None:
-    inputs = [normal(2, 2, 6, 5), normal(3, 2, kernel, kernel, seed=1), normal(3, seed=2)]
+    inputs = [normal(2, 2, 6, 5), normal(3, 2, kernel, kernel, seed=1)]
     for tensor in inputs:
         tensor.requires_grad_()
 
-    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv2d(x, weight, bias, stride=stride, padding=padding)
+    def function(x: Tensor, weight: Tensor) -> Tensor:
+        return conv2d(x, weight, stride=stride, padding=padding)
 
     assert gradcheck(function, inputs)
     assert gradgradcheck(function, inputs)
@@ -122,44 +116,3 @@ def test_gradients_nobody_asks_for_are_not_computed(monkeypatch: pytest.MonkeyPa
     y.backward()
     assert calls == [[False, True, False]] * 2
     assert weight.grad is not None
-
-
-def test_scale_shift() -> None:
-    x, scale, shift = normal(2, 3, 4, 5), normal(2, 3, seed=1), normal(3, seed=2)
-    y = scale_shift(x, scale, shift)
-    assert y[1, 2, 3, 4] == x[1, 2, 3, 4] * scale[1, 2] + shift[2]
-    inputs = [tensor.requires_grad_() for tensor in (x, scale, shift)]
-    assert gradcheck(scale_shift, inputs)
-    assert gradgradcheck(scale_shift, inputs)
-
-
-@pytest.mark.parametrize("clamp", [None, 0.9, 100.0])
-@pytest.mark.parametrize("slope", [0.2, 1.0])
-def test_leaky_clamp(slope: float, clamp: float | None) -> None:
-    x = torch.tensor([-10.0, -2.0, -0.5, 0.5, 2.0, 101.0], dtype=torch.float64).reshape(1, 2, 1, 3)
-    expected = torch.where(x > 0, x, slope * x)
-    if clamp is not None:
-        expected = expected.clamp(-clamp, clamp)
-    torch.testing.assert_close(leaky_clamp_(x.clone(), slope, clamp), expected)
-    x.requires_grad_()
-    assert gradcheck(lambda x: leaky_clamp_(x * 1, slope, clamp), [x])
-    assert gradgradcheck(lambda x: leaky_clamp_(x * 1, slope, clamp), [x])
-
-
-def test_leaky_clamp_stops_gradients_where_it_clamps() -> None:
-    x = torch.tensor([-3.0, -1.0, 1.0, 3.0]).reshape(1, 1, 2, 2).requires_grad_()
-    leaky_clamp_(x * 1, 0.5, 1.2).sum().backward()
-    assert x.grad is not None
-    assert x.grad.flatten().tolist() == [0.0, 0.5, 1.0, 0.0]
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_clamping_is_noticed_anywhere(channels_last: bool) -> None:
-    x = torch.zeros(2, 3, 4, 5)
-    if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    assert not _reaches(x, 1.0)
-    for value in (1.0, -1.0, float("nan"), float("inf")):
-        y = x.clone()
-        y[1, 2, 3, 4] = value
-        assert _reaches(y, 1.0)

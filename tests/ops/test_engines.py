@@ -23,7 +23,7 @@ def test_every_op_of_the_package_has_a_row():
     rows = {"sample_triplane": "triplane", "decode": "decoder", "importance_t": "importance",
             "merge_samples": "merge", "patch_rays": "rays", "ball_segment": "rays",
             "philox_normal": "random", "philox_uniform": "random", "composite": "composite",
-            "render": "render"}  # fmt: skip
+            "render": "render", "activation": "activation"}  # fmt: skip
     occupancy = {"build_occupancy", "traverse_grid", "occupied", "grid_from_binaries"}
     ours = {rows[name] for name in public - others - occupancy}
     assert ours | {"occupancy", "winograd"} == set(ENGINES)

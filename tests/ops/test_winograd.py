@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from epigraf.models import convolution
-from epigraf.models.convolution import conv2d, leaky_clamp_
-from epigraf.ops import available, use_reference
+from epigraf.models.convolution import conv2d
+from epigraf.ops import Curve, activation, available, use_reference
 from epigraf.ops.winograd import runs_winograd, winograd, winograd_input, winograd_weight
 
 pytestmark = pytest.mark.skipif(not available(), reason="no native core")
@@ -139,7 +139,7 @@ def test_derivatives_of_layers_that_take_this_way() -> None:
     inputs = [t.requires_grad_() for t in (x, weight, bias)]
 
     def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return leaky_clamp_(conv2d(x, weight, bias, padding=1), 0.2, 4.0)
+        return activation(conv2d(x, weight, padding=1), bias, Curve(0.2, 1.0, 4.0), overwrite=True)
 
     assert gradcheck(layer, inputs)
     assert gradgradcheck(layer, inputs)

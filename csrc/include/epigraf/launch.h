@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "epigraf/activation.h"
 #include "epigraf/composite.h"
 #include "epigraf/importance.h"
 #include "epigraf/occupancy.h"
@@ -44,6 +45,31 @@ struct TriplaneBackward {
   const P* grad_features;  // [B, P, F] contiguous
   T* grad_planes;
   T* grad_points;  // [B, P, 3] contiguous
+};
+
+// x -> y, which may be the same memory. P is T, or 16 bits where T is float.
+template <typename T, typename P = T>
+struct ActivationForward {
+  ActivationShape shape;
+  ActivationCurve<T> curve;
+  const P* x;
+  const T* bias;      // [C]
+  const T* scale;     // [B, C], or null
+  const T* noise;     // [B, P] or [P], or null
+  const T* strength;  // one number, read where there is noise
+  P* y;               // overwritten
+};
+
+template <typename T, typename P = T>
+struct ActivationBackward {
+  ActivationShape shape;
+  ActivationCurve<T> curve;
+  const P* grad_y;
+  const P* y;
+  const T* scale;
+  const T* noise;  // read for the sums only
+  P* grad_x;       // overwritten
+  T* sums;         // [B, runs, activation_sums, C], overwritten, or null
 };
 
 // The numbers offset ... offset + count - 1 of a stream of a seed (philox 2-4).
@@ -348,6 +374,10 @@ template <typename T, typename P>
 void triplane_forward_cpu(const TriplaneForward<T, P>& params, int threads);
 template <typename T, typename P>
 void triplane_backward_cpu(const TriplaneBackward<T, P>& params, int threads);
+template <typename T, typename P>
+void activation_forward_cpu(const ActivationForward<T, P>& params, int threads);
+template <typename T, typename P>
+void activation_backward_cpu(const ActivationBackward<T, P>& params, int threads);
 template <typename T>
 void composite_forward_cpu(const CompositeForward<T>& params, int threads);
 template <typename T>
@@ -414,6 +444,10 @@ template <typename T, typename P>
 void triplane_forward_cuda(const TriplaneForward<T, P>& params, Stream stream);
 template <typename T, typename P>
 void triplane_backward_cuda(const TriplaneBackward<T, P>& params, Stream stream);
+template <typename T, typename P>
+void activation_forward_cuda(const ActivationForward<T, P>& params, Stream stream);
+template <typename T, typename P>
+void activation_backward_cuda(const ActivationBackward<T, P>& params, Stream stream);
 template <typename T>
 void composite_forward_cuda(const CompositeForward<T>& params, Stream stream);
 template <typename T>

@@ -20,6 +20,7 @@ from epigraf.ops import use_reference
 from epigraf.ops.engines import ENGINES, Engine, engine_table
 from epigraf.ops.nerfacc import composite_nerfacc, sample_occupied
 from epigraf.ops.occupancy import Intervals, grid_from_binaries, traverse_grid
+from epigraf.ops.pointwise import pointwise
 from epigraf.ops.render import FieldTensors
 from epigraf.ops.tinycudann import decode_tinycudann
 from epigraf.ops.winograd import winograd
@@ -194,12 +195,24 @@ def _winograd(device: str) -> dict[Engine, Run]:
     }
 
 
+def _pointwise(device: str) -> dict[Engine, Run]:
+    """The reference is torch's own convolution."""
+    x, weight = _draw(0, 2, 64, 32, 32, device=device), _draw(1, 128, 64, 1, 1, device=device)
+    return {
+        Engine.REFERENCE: lambda: [torch.nn.functional.conv2d(x, weight)],
+        Engine.CPU: lambda: [pointwise(x, weight)],
+    }
+
+
 def _activation(device: str) -> dict[Engine, Run]:
     x, noise = _draw(0, 2, 64, 32, 32, device=device), _draw(1, 32, 32, device=device)
     bias, scale = _draw(2, 64, device=device), _draw(3, 2, 64, device=device)
     strength, curve = torch.tensor(0.3, device=device), ops.Curve(_SLOPE, 2**0.5, 2.0)
-    parts = {"scale": scale, "noise": noise, "strength": strength}
-    return {Engine.REFERENCE: lambda: [ops.activation(x, bias, curve, **parts)]}
+
+    def run() -> list[torch.Tensor]:
+        return [ops.activation(x, bias, curve, scale=scale, noise=noise, strength=strength)]
+
+    return {Engine.REFERENCE: run}
 
 
 def _random(device: str) -> dict[Engine, Run]:
@@ -246,5 +259,6 @@ _RUNS: dict[str, Any] = {
     "occupancy": _occupancy,
     "activation": _activation,
     "winograd": _winograd,
+    "pointwise": _pointwise,
     "render": _render,
 }

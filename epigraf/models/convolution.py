@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from epigraf.ops._autograd import wanted
+from epigraf.ops.pointwise import pointwise, pointwise_input, pointwise_weight
 from epigraf.ops.winograd import TILE, runs_winograd, winograd, winograd_input, winograd_weight
 
 # Where Winograd's transforms pay on a CPU (docs/training-speed.md): channels on both sides, tiles.
@@ -44,7 +45,13 @@ def _few_products(x: Tensor, weight: torch.Size, batch: int, size: tuple[int, ..
     return large and weight[2:] == (3, 3) and runs_winograd(x)
 
 
+def _is_pointwise(weight: torch.Size, g: ConvGeometry) -> bool:
+    return weight[2:] == (1, 1) and g.stride == 1 and g.padding == 0
+
+
 def _correlate(x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
+    if _is_pointwise(weight.shape, g):
+        return pointwise(x, weight)
     size = tuple(n + 2 * g.padding - 2 for n in x.shape[2:])
     if g.stride == 1 and _few_products(x, weight.shape, len(x), size):
         return winograd(x, weight, padding=g.padding)
@@ -52,6 +59,8 @@ def _correlate(x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
 
 
 def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
+    if _is_pointwise(weight.shape, g):
+        return pointwise_input(y, weight)
     if g.stride == 1 and _few_products(y, weight.shape, len(y), g.size):
         return winograd_input(y, weight, g.size, padding=g.padding)
     s, p, k = g.stride, g.padding, weight.shape[2]
@@ -60,6 +69,8 @@ def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
 
 
 def _gather(y: Tensor, x: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
+    if _is_pointwise(shape, g):
+        return pointwise_weight(y, x)
     if g.stride in (1, 2) and _few_products(x, shape, len(y), tuple(y.shape[2:])):
         return winograd_weight(y, x, stride=g.stride, padding=g.padding)
     s, p = [g.stride] * 2, [g.padding] * 2
@@ -137,15 +148,8 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> T
     """
     if torch.compiler.is_compiling():
         return F.conv2d(x, weight, stride=stride, padding=padding)
-    if weight.shape[2] == 1 and stride == 1 and padding == 0:
-        return _conv1x1(x, weight)
     height, width = x.shape[2:]
     return _Forward.apply(x, weight, ConvGeometry(stride, padding, (height, width)))
-
-
-def _conv1x1(x: Tensor, weight: Tensor) -> Tensor:
-    """A matrix product over pixels, without a copy if ``x`` is channels-last."""
-    return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:

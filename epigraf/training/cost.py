@@ -28,8 +28,8 @@ from epigraf.training.step import Phase
 
 FLOAT = 4  # bytes
 # Feature maps [C, H, W] of a block that are kept for its backward pass. Backbone: the upsampled
-# one after its activation, the modulated one, the second convolution's after its activation, and the
-# input of the next block, modulated. D: see `_discriminator_saved`.
+# one after its activation, the modulated one, the second convolution's after its activation, and
+# the input of the next block, modulated. D: see `_discriminator_saved`.
 BACKBONE_MAPS, LAST_BACKBONE_MAPS = 4, 3
 R1_SAVED = 1.9  # of what a pass of D keeps: the graph of the gradient beside that of the scores
 SAMPLE_FLOATS = {True: 5, False: 48}  # per sample of the fused renderer (outputs, depth), of ops

@@ -153,9 +153,9 @@ class Scene:
 
     def render(self, ws: Tensor) -> None:
         """Everything from planes to pictures."""
-        with torch.no_grad():
-            with use_reference():  # so that the case does not move with the core's rounding
-                planes = self.model.planes(ws.float(), NoiseMode.CONST).double()
+        # by the reference, so that the case does not move with the core's rounding
+        with torch.no_grad(), use_reference():
+            planes = self.model.planes(ws.float(), NoiseMode.CONST).double()
         self.put("mid/ws", ws)
         self.put("mid/planes", planes)
         side = SIDE if self.train else self.data["resolution"]

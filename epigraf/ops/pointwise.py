@@ -1,0 +1,80 @@
+"""1x1 convolutions: matrix products over pixels, by the core where torch's BLAS is slower.
+
+Three maps, as in `epigraf.ops.winograd`: the convolution, its adjoint in the input, and its adjoint
+in the weight; each derivative of a map is again one of them. Here is no autograd.
+Legend: B batch, I input channels, O output channels, H W, R = B H W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from epigraf.ops import _native
+
+PANEL = 64  # columns that the core multiplies at a time
+
+
+@torch.no_grad()
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """x [B, I, H, W] with weight [O, I, 1, 1]: [B, O, H, W], channels-last; any dtype."""
+    return _pictures(_product(_pixels(x), weight[:, :, 0, 0].T), x)
+
+
+@torch.no_grad()
+def pointwise_input(y: Tensor, weight: Tensor) -> Tensor:
+    """The adjoint of `pointwise` in its input: y [B, O, H, W] to [B, I, H, W], channels-last."""
+    return _pictures(_product(_pixels(y), weight[:, :, 0, 0]), y)
+
+
+@torch.no_grad()
+def pointwise_weight(y: Tensor, x: Tensor) -> Tensor:
+    """The adjoint of `pointwise` in its weight: [O, I, 1, 1] of y [B, O, H, W], x [B, I, H, W]."""
+    return _sum_of_products(_pixels(y), _pixels(x))[:, :, None, None]
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """[R, C] of x [B, C, H, W], without a copy where x is channels-last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _pictures(pixels: Tensor, like: Tensor) -> Tensor:
+    height, width = like.shape[2:]
+    return pixels.view(-1, height, width, pixels.shape[1]).permute(0, 3, 1, 2)
+
+
+def _product(pixels: Tensor, weight: Tensor) -> Tensor:
+    """[R, M] of pixels [R, K] and weight [K, M]."""
+    (rows, depth), columns = pixels.shape, weight.shape[1]
+    if not _by_the_core(pixels, columns):
+        return pixels @ weight
+    panels = weight.unflatten(1, (-1, PANEL)).transpose(0, 1).contiguous()
+    result = pixels.new_empty(rows, columns)
+    _native.core().winograd_products(
+        _native.launch(pixels),
+        (1, rows, depth, columns),
+        *_native.addresses(pixels, panels, result),
+    )
+    return result
+
+
+def _sum_of_products(left: Tensor, right: Tensor) -> Tensor:
+    """[O, I] = left^T right of left [R, O], right [R, I]. A panel is one thread's work: where there
+    are fewer of them than threads, torch's BLAS does it."""
+    rows, columns = left.shape[1], right.shape[1]
+    busy = columns // PANEL >= torch.get_num_threads()
+    if not (busy and _by_the_core(right, columns)):
+        return left.T @ right
+    result = right.new_empty(rows, columns)
+    _native.core().winograd_sums(
+        _native.launch(right),
+        (1, rows, len(right), columns),
+        False,
+        *_native.addresses(left, right, result),
+    )
+    return result
+
+
+def _by_the_core(x: Tensor, columns: int) -> bool:
+    whole = columns > 0 and columns % PANEL == 0 and x.numel() > 0
+    return whole and x.device.type == "cpu" and _native.runs_native(x)

@@ -35,7 +35,7 @@ def pointwise_weight(y: Tensor, x: Tensor) -> Tensor:
 
 def _pixels(x: Tensor) -> Tensor:
     """[R, C] of x [B, C, H, W], without a copy where x is channels-last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    return x.permute(0, 2, 3, 1).contiguous().view(-1, x.shape[1])
 
 
 def _pictures(pixels: Tensor, like: Tensor) -> Tensor:

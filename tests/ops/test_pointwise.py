@@ -17,7 +17,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     batch=st.integers(0, 3),
     channels=st.tuples(*[st.sampled_from([1, 3, 33, 64, 128])] * 2),

@@ -21,8 +21,9 @@ COLUMNS, OBJECTS, SIDE = 8, 4, 128
 def history(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The folder to write to. Default: the run's own.")
-    ] = Path(),
+        Path | None,
+        typer.Option("--out", "-o", help="The folder to write to. Default: the run's own."),
+    ] = None,
     timelapse: Annotated[
         Path | None,
         typer.Option(
@@ -47,7 +48,7 @@ def history(
         require_kaolin()
     if not (run / "stats.jsonl").is_file():
         raise EpigrafError(f"{run}: not a run folder (no stats.jsonl in it)")
-    folder = run if out == Path() else out
+    folder = run if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     save_picture(learning_curve(run), folder / "curve.png")
     typer.echo(folder / "curve.png")

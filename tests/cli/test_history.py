@@ -51,6 +51,18 @@ def test_the_command_writes_both_pictures(epigraf, run: Path, tmp_path: Path):
         assert np.asarray(Image.open(out / name)).std() > 0
 
 
+def test_a_dot_is_the_folder_one_is_in_and_not_the_run(
+    epigraf, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    before = set(run.iterdir())
+    assert epigraf("history", run.resolve(), "--out", ".").exit_code == 0
+    assert {x.name for x in tmp_path.glob("*.png")} == {"curve.png", "growth.png"}
+    assert set(run.iterdir()) == before
+    assert epigraf("history", run.resolve()).exit_code == 0
+    assert set(run.iterdir()) > before
+
+
 def test_another_folder_is_refused(epigraf, tmp_path: Path):
     result = epigraf("history", tmp_path)
     assert result.exit_code == 1

@@ -1,4 +1,5 @@
-"""3x3 convolutions: Winograd's transforms beside torch's direct ones, and their two adjoints.
+"""Convolutions with stride 1: 3x3 by Winograd's transforms beside torch's direct ones, 1x1 by the
+core's products beside torch's, and their adjoints.
 
 Legend: B batch, C channels in and out, r side of a picture.
 """
@@ -12,19 +13,44 @@ import torch
 from torch import Tensor
 
 from epigraf.benchmarks.runner import Case, Counts, Settings, Work
+from epigraf.ops import use_reference
+from epigraf.ops.pointwise import pointwise, pointwise_input, pointwise_weight
 from epigraf.ops.winograd import runs_winograd, winograd, winograd_input, winograd_weight
 
 CASES = [(4, 128, 128), (4, 512, 32), (4, 512, 16)]
 QUICK_CASES = [(1, 4, 8)]
+KINDS = ("forward", "input gradient", "weight gradient")
 NATIVE, DIRECT = "native", "reference"
 
 
 def cases(settings: Settings) -> Iterator[Case]:
     """A convolution and its adjoints, of the shapes of a training step."""
-    for shape in QUICK_CASES if settings.quick else CASES:
-        for kind in ("forward", "input gradient", "weight gradient"):
-            name = "B{0} C{1} {2}x{2} ".format(*shape) + kind
-            yield Case("conv3x3", name, partial(_build, name, kind, shape, settings.device))
+    for op, build in (("conv3x3", _build), ("conv1x1", _build_pointwise)):
+        for shape in QUICK_CASES if settings.quick else CASES:
+            for kind in KINDS:
+                name = "B{0} C{1} {2}x{2} ".format(*shape) + kind
+                yield Case(op, name, partial(build, name, kind, shape, settings.device))
+
+
+def _build_pointwise(
+    name: str, kind: str, shape: tuple[int, int, int], device: str
+) -> Sequence[Work]:
+    batch, channels, side = shape
+    x = torch.randn(batch, channels, side, side, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 1, 1, device=device) / channels
+    counts = Counts(flops=2.0 * batch * channels**2 * side**2)
+    runs: dict[str, Callable[[], Tensor]] = {
+        "forward": partial(pointwise, x, weight),
+        "input gradient": partial(pointwise_input, x, weight),
+        "weight gradient": partial(pointwise_weight, x, x),
+    }
+
+    def reference() -> Tensor:
+        with use_reference():
+            return runs[kind]()
+
+    return [Work(name, NATIVE, runs[kind], counts), Work(name, DIRECT, reference, counts)]
 
 
 def _build(name: str, kind: str, shape: tuple[int, int, int], device: str) -> Sequence[Work]:

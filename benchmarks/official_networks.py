@@ -25,8 +25,8 @@ from epigraf.models.layers import CONV_CLAMP, LRELU_SLOPE, Activation, Conv2d
 from epigraf.models.resample import Resample
 from epigraf.rendering.draws import Draws
 from epigraf.rendering.noise import draw_noise
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays, ray_segment, stratified_t
-from epigraf.rendering.renderer import RenderOptions
 from epigraf.rendering.trace import Trace
 from epigraf.training.state import State
 

@@ -16,8 +16,9 @@ from epigraf.benchmarks.runner import Counts
 from epigraf.config import RenderBackend
 from epigraf.ops import FieldTensors
 from epigraf.rendering.draws import RandomDraws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays, ray_segment, stratified_t
-from epigraf.rendering.renderer import RenderOptions, TensorField, fused_reason, render_rays
+from epigraf.rendering.renderer import TensorField, fused_reason, render_rays
 
 OFFICIAL = "official"
 FUSED_LAST = "fused, channels last"

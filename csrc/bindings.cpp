@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 12;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 13;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -522,42 +522,40 @@ void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>&
   });
 }
 
-// sizes: points, rows, depth, columns.
+// sizes: products, rows, depth, columns.
 template <typename T>
-void winograd_products(const Launch& launch, const std::array<int64_t, 4>& sizes, uintptr_t left,
-                       uintptr_t right, uintptr_t result) {
-  const auto& [points, rows, depth, columns] = sizes;
-  if (columns % epigraf::WinogradProducts<T>::kPanel != 0)
-    throw std::invalid_argument("winograd_products: columns");
-  const epigraf::WinogradProducts<T> p{points,
-                                       rows,
-                                       depth,
-                                       columns,
-                                       pointer<const T>(left),
-                                       pointer<const T>(right),
-                                       pointer<T>(result)};
-  dispatch(launch, p, epigraf::winograd_products_cpu<T>, [](const auto&, epigraf::Stream) {
-    throw std::runtime_error("winograd_products: on a CPU only");
+void panel_products(const Launch& launch, const std::array<int64_t, 4>& sizes, uintptr_t left,
+                    uintptr_t right, uintptr_t result) {
+  const auto& [count, rows, depth, columns] = sizes;
+  if (columns % epigraf::kPanel != 0) throw std::invalid_argument("panel_products: columns");
+  const epigraf::PanelProducts<T> p{count,
+                                    rows,
+                                    depth,
+                                    columns,
+                                    pointer<const T>(left),
+                                    pointer<const T>(right),
+                                    pointer<T>(result)};
+  dispatch(launch, p, epigraf::panel_products_cpu<T>, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("panel_products: on a CPU only");
   });
 }
 
-// sizes: points, rows, depth, columns; add: to what is in result.
+// sizes: products, rows, depth, columns; add: to what is in result.
 template <typename T>
-void winograd_sums(const Launch& launch, const std::array<int64_t, 4>& sizes, bool add,
-                   uintptr_t left, uintptr_t right, uintptr_t result) {
-  const auto& [points, rows, depth, columns] = sizes;
-  if (columns % epigraf::WinogradSums<T>::kPanel != 0)
-    throw std::invalid_argument("winograd_sums: columns");
-  const epigraf::WinogradSums<T> p{points,
-                                   rows,
-                                   depth,
-                                   columns,
-                                   add,
-                                   pointer<const T>(left),
-                                   pointer<const T>(right),
-                                   pointer<T>(result)};
-  dispatch(launch, p, epigraf::winograd_sums_cpu<T>, [](const auto&, epigraf::Stream) {
-    throw std::runtime_error("winograd_sums: on a CPU only");
+void product_sums(const Launch& launch, const std::array<int64_t, 4>& sizes, bool add,
+                  uintptr_t left, uintptr_t right, uintptr_t result) {
+  const auto& [count, rows, depth, columns] = sizes;
+  if (columns % epigraf::kPanel != 0) throw std::invalid_argument("product_sums: columns");
+  const epigraf::ProductSums<T> p{count,
+                                  rows,
+                                  depth,
+                                  columns,
+                                  add,
+                                  pointer<const T>(left),
+                                  pointer<const T>(right),
+                                  pointer<T>(result)};
+  dispatch(launch, p, epigraf::product_sums_cpu<T>, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("product_sums: on a CPU only");
   });
 }
 
@@ -765,12 +763,12 @@ PYBIND11_MODULE(_C, m) {
                        uintptr_t pixels, uintptr_t points) {
     EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
   });
-  m.def("winograd_products", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
-                                uintptr_t left, uintptr_t right, uintptr_t result) {
-    EPIGRAF_BY_TYPE(winograd_products, launch, sizes, left, right, result);
+  m.def("panel_products", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                             uintptr_t left, uintptr_t right, uintptr_t result) {
+    EPIGRAF_BY_TYPE(panel_products, launch, sizes, left, right, result);
   });
-  m.def("winograd_sums", [](const Launch& launch, const std::array<int64_t, 4>& sizes, bool add,
-                            uintptr_t left, uintptr_t right, uintptr_t result) {
-    EPIGRAF_BY_TYPE(winograd_sums, launch, sizes, add, left, right, result);
+  m.def("product_sums", [](const Launch& launch, const std::array<int64_t, 4>& sizes, bool add,
+                           uintptr_t left, uintptr_t right, uintptr_t result) {
+    EPIGRAF_BY_TYPE(product_sums, launch, sizes, add, left, right, result);
   });
 }

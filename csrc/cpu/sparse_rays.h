@@ -146,11 +146,12 @@ struct SparseRays {
   EPIGRAF_HD void find_runs(const Bundle& bundle) {
     V low[3], high[3], doubt{};
     for (int axis = 0; axis < 3; ++axis) low[axis] = S::splat(kFar), high[axis] = S::splat(-kFar);
-    bool any = false;
+    bool any = false, ordered = true;
     for (int64_t i = 0; i < bundle.count(); ++i) {
       const int64_t ray = bundle.ray(i);
       if (nowhere(ray)) continue;
       any = true;
+      ordered = ordered && (evenly() || ascend(t + i * row, {0, p.rays.coarse}));
       const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
       const V ends = ends_of_groups(ray, t + i * row);
       EPIGRAF_UNROLL
@@ -169,7 +170,7 @@ struct SparseRays {
         from[axis] = std::min(low[axis][g], low[axis][g + 1]);
         to[axis] = std::max(high[axis][g], high[axis][g + 1]);
       }
-      const bool known = doubt[g] == T(0) && doubt[g + 1] == T(0);
+      const bool known = ordered && doubt[g] == T(0) && doubt[g + 1] == T(0);
       if (known && !blocks.touch(from, to)) continue;
       const bool final = (g + 1) * group >= last;
       add_run({g * group, final ? last + 1 : (g + 1) * group});
@@ -201,15 +202,15 @@ struct SparseRays {
                                  int64_t found) {
     const CellLine line = cell_line(ray);
     const T low = depths[run.first], high = depths[run.end - 1];
-    const bool inside = line.inside(low) && line.inside(high);  // and so is what lies between
+    // In order, what lies between the ends is inside as they are. NaN, which is to be seen, is not.
+    const bool inside = line.inside(low) && line.inside(high) && ascend(depths, run);
     for (int64_t first = run.first; first < run.end; first += kLanes) {  // a row has room behind it
       const int64_t count = std::min<int64_t>(kLanes, run.end - first);
       alignas(64) Int cell[kLanes];
       uint32_t bits = 0;
       if (inside) {
-        V depth = S::load(depths + first);
-        depth =
-            choose(depth > low, depth, S::splat(low));  // what is behind the run may be anything
+        V depth = S::load(depths + first);  // what is behind the run may be anything
+        depth = choose(depth > low, depth, S::splat(low));
         depth = choose(depth < high, depth, S::splat(high));
         S::store(cell, line.cells(depth));
         bits = occupied_lanes(cell, count);
@@ -223,16 +224,27 @@ struct SparseRays {
     return found;
   }
 
+  EPIGRAF_HD static bool ascend(const T* depths, Run run) {
+    const int64_t last = run.end - 1;
+    int32_t any = 0;
+    EPIGRAF_SIMD_ANY
+    for (int64_t k = run.first; k < last; ++k) {
+      any |= static_cast<int32_t>(!(depths[k] <= depths[k + 1]));
+    }
+    return any == 0;
+  }
+
   // A ray in units of cells: `first` + `step` depth.
   struct CellLine {
     T first[3], step[3];
     Int side;
 
+    // Whether `cells` may be asked at a depth, however it rounds.
     EPIGRAF_HD bool inside(T depth) const {
       bool all = true;
       for (int axis = 0; axis < 3; ++axis) {
         const T place = first[axis] + step[axis] * depth;
-        all &= place >= T(0) && place < T(side);
+        all &= place >= T(0) && place <= T(side) - T(0.01);
       }
       return all;
     }

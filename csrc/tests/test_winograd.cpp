@@ -161,13 +161,13 @@ TEST(kernels_have_the_values_of_their_polynomials) {
 // Rows that are no whole register tiles, two panels, threads that share a point.
 template <typename T>
 void products_are_sums(double tolerance) {
-  constexpr int64_t kPoints = 3, kRows = 53, kDepth = 7, kPanel = 64, kColumns = 2 * kPanel;
+  constexpr int64_t kPoints = 3, kRows = 53, kDepth = 7, kColumns = 2 * kPanel;
   const auto left = random_values<T>(kPoints * kRows * kDepth, -1, 1, 12);
   const auto right = random_values<T>(kPoints * kDepth * kColumns, -1, 1, 13);
   std::vector<T> result(kPoints * kRows * kColumns);
-  winograd_products_cpu(WinogradProducts<T>{kPoints, kRows, kDepth, kColumns, left.data(),
-                                            right.data(), result.data()},
-                        3);
+  panel_products_cpu(
+      PanelProducts<T>{kPoints, kRows, kDepth, kColumns, left.data(), right.data(), result.data()},
+      3);
   for (int64_t point = 0; point < kPoints; ++point)
     for (int64_t row = 0; row < kRows; ++row)
       for (int64_t column = 0; column < kColumns; ++column) {
@@ -197,9 +197,9 @@ void sums_run_down_the_depth(double tolerance) {
   std::vector<T> result(kPoints * kRows * kColumns, std::nan(""));
   for (const int threads : {3, 1}) {
     const bool again = threads == 1;
-    winograd_sums_cpu(WinogradSums<T>{kPoints, kRows, kDepth, kColumns, again, left.data(),
-                                      right.data(), result.data()},
-                      threads);
+    product_sums_cpu(ProductSums<T>{kPoints, kRows, kDepth, kColumns, again, left.data(),
+                                    right.data(), result.data()},
+                     threads);
     for (int64_t point = 0; point < kPoints; ++point)
       for (int64_t row = 0; row < kRows; ++row)
         for (int64_t column = 0; column < kColumns; ++column) {

@@ -26,8 +26,9 @@ from epigraf.ops.tinycudann import decode_tinycudann
 from epigraf.ops.winograd import winograd
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import RenderOptions, TensorField, render_rays
+from epigraf.rendering.renderer import TensorField, render_rays
 
 _SECONDS = 0.05  # of timing for one cell
 _TOLERANCE = {Engine.TINYCUDANN: 2e-2, Engine.NERFACC: 5e-3}  # half precision; steps of 1e-4

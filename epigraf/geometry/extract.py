@@ -26,7 +26,8 @@ from epigraf.geometry.spool import Spool
 from epigraf.geometry.surface import SurfaceOptions, extract_surface, outward_normals
 from epigraf.geometry.texture import Painter, textured
 from epigraf.rendering.camera import camera_origins
-from epigraf.rendering.renderer import FieldSample, RenderOptions
+from epigraf.rendering.options import RenderOptions
+from epigraf.rendering.renderer import FieldSample
 
 COLOR_REACH = 1.5  # voxels in front of and behind the surface that its colour is composited from
 COLOR_SAMPLES = 8

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from epigraf.geometry.density import Progress
 from epigraf.rendering.draws import ReplayDraws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import Field, RenderOptions, render_rays
+from epigraf.rendering.renderer import Field, render_rays
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from epigraf.models.planes import make_planes
 from epigraf.models.projection import as_read_here
 from epigraf.rendering.camera import cam2world, clamp_pitch
 from epigraf.rendering.draws import Draws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.patches import PatchParams
 from epigraf.rendering.rays import Rays, patch_rays, pixel_directions
-from epigraf.rendering.renderer import Rendered, RenderOptions, fused_reason, render_rays
+from epigraf.rendering.renderer import Rendered, fused_reason, render_rays
 from epigraf.rendering.trace import Trace
 
 MAX_RAYS = 8192  # rays of one pass in inference, over the whole batch

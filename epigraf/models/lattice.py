@@ -15,7 +15,7 @@ from epigraf.models.decoder import TriPlaneField
 from epigraf.ops.occupancy import OccupancyGrid, build_occupancy, lattice_ticks
 from epigraf.ops.render import FieldTensors
 from epigraf.rendering.occupancy import Cube, chart
-from epigraf.rendering.renderer import RenderOptions, activate_density
+from epigraf.rendering.options import RenderOptions, activate_density
 
 CELLS = 32  # along an edge: a patch has too few samples to pay for a finer grid
 ALPHA_THRE = 1e-3  # opacity over a cell's diagonal: a ray of 32 such cells would lose 3 %

@@ -11,7 +11,7 @@ from epigraf.models.generator import Generator, View
 from epigraf.ops.nerfacc import why_no_traversal
 from epigraf.ops.occupancy import CELLS_OF_WORD, OccupancyGrid
 from epigraf.rendering.occupancy import Cube, chart, chart_points
-from epigraf.rendering.renderer import activate_density
+from epigraf.rendering.options import activate_density
 
 MOST_CELLS = 128
 WORTH = 2  # so many samples a point of a grid of the planes' resolution, and it pays

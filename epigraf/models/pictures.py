@@ -27,8 +27,9 @@ from epigraf.rendering.camera import cam2world, clamp_pitch, roll_cameras
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.frame import Box, Frame, box_filter, frame_rays, pixel_places
 from epigraf.rendering.normals import expected_normals
+from epigraf.rendering.options import RenderOptions, activate_density
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import RenderOptions, activate_density, render_rays
+from epigraf.rendering.renderer import render_rays
 from epigraf.rendering.trajectories import CameraPath
 
 COMPOSED_RAYS_CPU, COMPOSED_RAYS_GPU = 2048, 65_536

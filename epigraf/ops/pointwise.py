@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from epigraf.ops import _native
-
-PANEL = 64  # columns that the core multiplies at a time
+from epigraf.ops._products import PANEL, add_products, products
 
 
 @torch.no_grad()
@@ -45,33 +44,22 @@ def _pictures(pixels: Tensor, like: Tensor) -> Tensor:
 
 def _product(pixels: Tensor, weight: Tensor) -> Tensor:
     """[R, M] of pixels [R, K] and weight [K, M]."""
-    (rows, depth), columns = pixels.shape, weight.shape[1]
+    columns = weight.shape[1]
     if not _by_the_core(pixels, columns):
         return pixels @ weight
-    panels = weight.unflatten(1, (-1, PANEL)).transpose(0, 1).contiguous()
-    result = pixels.new_empty(rows, columns)
-    _native.core().winograd_products(
-        _native.launch(pixels),
-        (1, rows, depth, columns),
-        *_native.addresses(pixels, panels, result),
-    )
-    return result
+    panels = weight.unflatten(1, (-1, PANEL)).transpose(0, 1).flatten(0, 1).contiguous()
+    return products(pixels[None], panels[None], columns)[0]
 
 
 def _sum_of_products(left: Tensor, right: Tensor) -> Tensor:
     """[O, I] = left^T right of left [R, O], right [R, I]. A panel is one thread's work: where there
     are fewer of them than threads, torch's BLAS does it."""
-    rows, columns = left.shape[1], right.shape[1]
+    columns = right.shape[1]
     busy = columns // PANEL >= torch.get_num_threads()
     if not (busy and _by_the_core(right, columns)):
         return left.T @ right
-    result = right.new_empty(rows, columns)
-    _native.core().winograd_sums(
-        _native.launch(right),
-        (1, rows, len(right), columns),
-        False,
-        *_native.addresses(left, right, result),
-    )
+    result = right.new_empty(left.shape[1], columns)
+    add_products(left[None], right[None], result[None], add=False)
     return result
 
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from epigraf.ops import _native
 from epigraf.ops._checks import check_floating, check_like, check_shape
+from epigraf.ops._products import PANEL, add_products, products
 
 TILE = 4  # pixels a side
 _CHUNK_BYTES = 4 << 20  # of points at a time: what stays in a cache of this core
-_PANEL = 64  # columns that the core multiplies at a time
 _LEAST_TILES = 128  # ... but enough rows for a matrix product
 _NEAR, _FAR = (2 / 3, 3 / 2), (1 / 2, 3 / 2)  # the points +-a, +-b of stride 1 and 2
 # Points that share a weight (winograd 6): the first, how many weights, points of each.
@@ -123,7 +123,7 @@ def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) 
             rows = slice(start, start + weights * copies)
             left = points_y[rows].view(weights, copies * count, channels_y)
             right = points_x[rows].view(weights, copies * count, channels_x)
-            _add_products(left, right, total[place : place + weights], add=first > 0)
+            add_products(left, right, total[place : place + weights], add=first > 0)
             place += weights
     taps = _taps(stride, x.dtype)
     return (taps.T @ total.view(36, -1)).T.reshape(channels_y, channels_x, 3, 3)
@@ -144,7 +144,7 @@ def _convolve(
     )
     for first, count in tiling.chunks(inputs + outputs, x.element_size()):
         read = _to_points(_Transform.STRIDE1_INPUT, x, tiling, first, count, padding)
-        written = _products(read, weights, outputs)
+        written = products(read, weights, outputs)
         _run(_Transform.STRIDE1_OUTPUT, y, written, tiling, first, count, 0)
     return y
 
@@ -180,36 +180,10 @@ def _weight_points(transform: _Transform, weight: Tensor) -> Tensor:
     """Values of weight [I, O, 3, 3] at the points of stride 1: [36, O / 64 I, 64], panels of 64
     columns of the matrices [I, O] one after another; [36, I, O] where O is no multiple of 64."""
     columns = weight.shape[1]
-    width = columns if columns % _PANEL else _PANEL
+    width = columns if columns % PANEL else PANEL
     pixels = weight.unflatten(1, (-1, width)).permute(1, 0, 3, 4, 2).flatten(0, 1).contiguous()
     tiling = _Tiling(1, 1, len(pixels), 36)  # a kernel is a picture of one tile
     return _to_points(transform, pixels.permute(0, 3, 1, 2), tiling, 0, len(pixels), 0)
-
-
-def _products(left: Tensor, right: Tensor, columns: int) -> Tensor:
-    """[36, T, O] of left [36, T, I] and right (of `_weight_points`)."""
-    points, rows, depth = left.shape
-    if right.shape[2] != _PANEL:
-        return torch.bmm(left, right)
-    result = left.new_empty(points, rows, columns)
-    _native.core().winograd_products(
-        _native.launch(left),
-        (points, rows, depth, columns),
-        *_native.addresses(left, right, result),
-    )
-    return result
-
-
-def _add_products(left: Tensor, right: Tensor, result: Tensor, *, add: bool) -> None:
-    """result [n, O, I] (+)= left^T right of left [n, T, O], right [n, T, I], all contiguous."""
-    points, depth, rows = left.shape
-    columns = right.shape[2]
-    if columns % _PANEL:
-        result.baddbmm_(left.transpose(1, 2), right, beta=int(add))
-        return
-    sizes = (points, rows, depth, columns)
-    addresses = _native.addresses(left, right, result)
-    _native.core().winograd_sums(_native.launch(left), sizes, add, *addresses)
 
 
 @functools.cache

@@ -6,16 +6,14 @@ Legend: B batch, R rays, S coarse and F fine samples per ray.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from epigraf.ops.render import COARSE_NOISE, FINAL_NOISE, IMPORTANCE, JITTER, RaySeeds
 from epigraf.rendering.draws import Draws
-
-if TYPE_CHECKING:
-    from epigraf.rendering.renderer import RenderOptions
+from epigraf.rendering.options import RenderOptions
 
 
 class RayNoise(NamedTuple):

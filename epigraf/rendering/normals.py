@@ -12,8 +12,9 @@ from torch import Tensor
 
 from epigraf.config import RenderBackend
 from epigraf.rendering.draws import Draws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import Field, RenderOptions, ray_chunks, render_rays
+from epigraf.rendering.renderer import Field, ray_chunks, render_rays
 from epigraf.rendering.trace import Trace
 
 _LIGHTEST = 1e-6

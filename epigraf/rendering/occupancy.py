@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from epigraf.config import LastInterval
 from epigraf.ops.occupancy import OccupancyGrid, build_occupancy, lattice_ticks, may_absorb
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import RaySegment
-
-if TYPE_CHECKING:
-    from epigraf.rendering.renderer import RenderOptions
 
 SATURATED = 1e-3
 """Rays with a grid end where less than this share of their light is left, unless told otherwise."""
@@ -39,11 +37,12 @@ class Charted(Protocol):
 @dataclass(frozen=True)
 class Cube:
     """G cells along an edge of the cube of half edge `half_edge` (world units) about the origin;
-    rays see of it what lies in the ball of radius `seen` about the origin (None: everything)."""
+    rays see of it what lies in the ball of radius `ball_radius` about the origin (None:
+    everything)."""
 
     resolution: int
     half_edge: float
-    seen: float | None = None
+    ball_radius: float | None = None
 
 
 def grid_of(field: object) -> OccupancyGrid | None:
@@ -110,12 +109,12 @@ def chart(
 
 def _cells_in_ball(cube: Cube, like: Tensor) -> Tensor | None:
     """The cells [1, G, G, G] that may reach into the ball that is seen; None: all do."""
-    if cube.seen is None:
+    if cube.ball_radius is None:
         return None
     _, centres = lattice_ticks(cube.resolution, cube.half_edge, like)
     square = centres.square()
     distance = square[:, None, None] + square[:, None] + square
-    reach = cube.seen + math.sqrt(3) * cube.half_edge / cube.resolution  # half a diagonal
+    reach = cube.ball_radius + math.sqrt(3) * cube.half_edge / cube.resolution  # half a diagonal
     return (distance <= reach * reach * (1 + 1e-6))[None]
 
 

@@ -24,8 +24,9 @@ from epigraf.models.generator import Generator, View
 from epigraf.models.loading import load_weights, read_snapshot, write_snapshot
 from epigraf.models.planes import FixedPlanes
 from epigraf.rendering.draws import RandomDraws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import RenderOptions, render_rays
+from epigraf.rendering.renderer import render_rays
 from epigraf.training.pixels import Pixels, over
 
 _WHOLE = 16384  # rays of a pass without gradients

@@ -14,7 +14,7 @@ from epigraf.config import ClampMode, Config, GeneratorConfig
 from epigraf.errors import EpigrafError
 from epigraf.geometry.density import Bounds, Lattice, Volume
 from epigraf.geometry.level import activate, automatic_level, raw_density, segment_length
-from epigraf.rendering.renderer import RenderOptions, activate_density
+from epigraf.rendering.options import RenderOptions, activate_density
 
 
 @given(

@@ -23,7 +23,7 @@ from epigraf.models.sampling import Truncation, styles_from_seeds
 from epigraf.models.views import render_views
 from epigraf.ops.occupancy import OccupancyGrid, grid_from_binaries
 from epigraf.rendering.frame import Frame
-from epigraf.rendering.renderer import activate_density
+from epigraf.rendering.options import activate_density
 from epigraf.rendering.trajectories import circle
 
 

@@ -23,7 +23,7 @@ from epigraf.models.sampling import styles_from_seeds
 from epigraf.rendering.budget import RayBudget
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.frame import Box, Frame
-from epigraf.rendering.renderer import activate_density
+from epigraf.rendering.options import activate_density
 from epigraf.rendering.trajectories import CameraPath, still
 
 ALL = tuple(output for output in Output if output is not Output.BACKGROUND)

@@ -28,8 +28,9 @@ from epigraf.ops import (
 )
 from epigraf.ops.render import MAX_LAYERS, RaySeeds, RenderedRays, _why_not_on_gpu, why_not
 from epigraf.rendering.draws import RandomDraws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import RenderOptions, TensorField, fused_reason, render_rays
+from epigraf.rendering.renderer import TensorField, fused_reason, render_rays
 from tests.ops.conftest import DEVICES
 
 pytestmark = pytest.mark.skipif(not available(), reason=reason() or "core found")

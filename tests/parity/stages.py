@@ -13,11 +13,9 @@ from epigraf.models.background import SphereBackground, inverse_sphere_points
 from epigraf.models.generator import Generator, View
 from epigraf.ops import use_reference
 from epigraf.ops.importance import importance_t, merge_samples
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays, RaySegment, ray_segment
-from epigraf.rendering.renderer import (
-    RenderOptions,
-    integrate_samples,
-)
+from epigraf.rendering.renderer import integrate_samples
 from tests.parity.case import Case
 from tests.parity.report import Report
 

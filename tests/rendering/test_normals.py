@@ -12,8 +12,9 @@ from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.frame import Frame, frame_rays
 from epigraf.rendering.normals import expected_normals
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import FieldSample, RenderOptions, render_rays
+from epigraf.rendering.renderer import FieldSample, render_rays
 
 SIDE = 7
 OPTIONS = RenderOptions(

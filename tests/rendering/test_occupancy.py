@@ -11,17 +11,13 @@ import torch
 from epigraf.config import LastInterval, RenderBackend
 from epigraf.ops import FieldTensors
 from epigraf.ops.occupancy import OccupancyGrid, grid_from_binaries, may_absorb
-from epigraf.ops.render import project_planes
+from epigraf.ops.render import March, RayTensors, project_planes
+from epigraf.ops.render import render as render_fused
 from epigraf.rendering.draws import RandomDraws
 from epigraf.rendering.occupancy import Cube, ask_where_kept, chart, grid_of
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.rays import Rays, make_rays, pixel_directions
-from epigraf.rendering.renderer import (
-    FieldSample,
-    Rendered,
-    RenderOptions,
-    TensorField,
-    render_rays,
-)
+from epigraf.rendering.renderer import FieldSample, Rendered, TensorField, render_rays
 
 HALF_EDGE = 0.26
 OPTIONS = RenderOptions(
@@ -183,6 +179,27 @@ def test_a_saturated_ray_ends_within_the_bound():
     assert 0 < difference <= 1e-2 * largest.abs().max()
 
 
+@pytest.mark.parametrize("place", [0, 3, 11, 23])
+@pytest.mark.parametrize("fine", [0, 5])
+def test_a_depth_that_is_no_number_is_seen(fine: int, place: int):
+    """Among depths that lie in cells that are all empty."""
+    rays, field = camera_rays(), tensors()
+    shape, samples = rays.directions.shape[:2], 24
+    jitter = torch.full((*shape, samples), 0.5, dtype=torch.float64)
+    jitter[1, 40, place] = math.nan
+    like = torch.ones(shape, dtype=torch.float64)
+    given = RayTensors(
+        rays.origins, rays.directions, 0.8 * like, 1.2 * like, 0 * like,
+        torch.linspace(0, 1, samples, dtype=torch.float64), jitter=jitter,
+        u=torch.rand(*shape, fine, dtype=torch.float64) if fine else None,
+    )  # fmt: skip
+    with torch.no_grad():
+        seen = render_fused(field, given, March(finite_interval=True), cells(0.0))
+    bad = seen.opacity.isnan()
+    assert bad[1, 40]
+    assert bad.sum() == 1
+
+
 def test_nan_in_an_occupied_cell_reaches_its_rays_only():
     broken = tensors()
     broken.planes[0, 0, :, 10, 10] = math.nan
@@ -272,7 +289,7 @@ def test_what_rays_do_not_see_is_not_asked_for(halved: bool):
     like = torch.zeros(1, 1)
     whole = chart(densities, Cube(64, 1.0), 0.05, like, halved)
     asked.clear()
-    part = chart(densities, Cube(64, 1.0, seen=0.6), 0.05, like, halved)
+    part = chart(densities, Cube(64, 1.0, ball_radius=0.6), 0.05, like, halved)
     diagonal = 2 * math.sqrt(3) / 32  # of a cell of the coarse look
     assert 0.6 < max(asked) <= 0.6 + diagonal
     centres = (torch.arange(64) + 0.5) / 32 - 1

@@ -9,9 +9,10 @@ from epigraf.config import LastInterval, RenderSampler
 from epigraf.ops import nerfacc as engine
 from epigraf.ops.occupancy import Intervals, grid_from_binaries, traverse_grid
 from epigraf.rendering.draws import RandomDraws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.packed import in_rows
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import FieldSample, RenderOptions, render_rays
+from epigraf.rendering.renderer import FieldSample, render_rays
 
 SIDE = 0.1  # half the edge of a box of density SIGMA about the origin
 SIGMA = 30.0

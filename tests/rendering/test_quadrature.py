@@ -11,9 +11,10 @@ from torch import Tensor
 from epigraf.config import Config
 from epigraf.errors import ConfigError
 from epigraf.rendering.draws import RandomDraws
+from epigraf.rendering.options import RenderOptions
 from epigraf.rendering.quadrature import integrate_midpoints
 from epigraf.rendering.rays import Rays
-from epigraf.rendering.renderer import FieldSample, RenderOptions, fused_reason, render_rays
+from epigraf.rendering.renderer import FieldSample, fused_reason, render_rays
 
 
 def test_two_intervals_by_hand() -> None:

@@ -14,13 +14,9 @@ from epigraf.config import ClampMode, LastInterval
 from epigraf.ops.importance import importance_t
 from epigraf.rendering.camera import cam2world
 from epigraf.rendering.draws import RandomDraws, ReplayDraws
+from epigraf.rendering.options import RenderOptions, activate_density
 from epigraf.rendering.rays import Rays, make_rays, pixel_directions
-from epigraf.rendering.renderer import (
-    FieldSample,
-    RenderOptions,
-    activate_density,
-    render_rays,
-)
+from epigraf.rendering.renderer import FieldSample, render_rays
 
 NEAR, FAR = 0.6, 1.5
 

@@ -13,6 +13,7 @@
 #include "epigraf/importance.h"
 #include "epigraf/occupancy.h"
 #include "epigraf/philox.h"
+#include "epigraf/products.h"
 #include "epigraf/rays.h"
 #include "epigraf/render.h"
 #include "epigraf/triplane.h"
@@ -403,9 +404,9 @@ void occupancy_lookup_cpu(const OccupancyLookup<T>& params, int threads);
 template <typename T>
 void winograd_cpu(const WinogradTiles<T>& params, int threads);
 template <typename T>
-void winograd_products_cpu(const WinogradProducts<T>& params, int threads);
+void panel_products_cpu(const PanelProducts<T>& params, int threads);
 template <typename T>
-void winograd_sums_cpu(const WinogradSums<T>& params, int threads);
+void product_sums_cpu(const ProductSums<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
 // on the number of threads by rounding.

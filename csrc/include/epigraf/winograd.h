@@ -239,28 +239,6 @@ struct WinogradTiles {
   T* points;                        // [points, count, C]
 };
 
-// The products at the points (winograd 4): result [n, rows, columns] = left [n, rows, depth] right.
-template <typename T>
-struct WinogradProducts {
-  static constexpr int64_t kPanel = 64;  // columns is a multiple of it
-  int64_t points, rows, depth, columns;
-  const T* left;
-  const T* right;  // [n, columns / kPanel, depth, kPanel]
-  T* result;
-};
-
-// The products of a weight gradient (winograd 9): result [n, rows, columns] = left^T right, or that
-// added to it.
-template <typename T>
-struct WinogradSums {
-  static constexpr int64_t kPanel = 64;  // columns is a multiple of it
-  int64_t points, rows, depth, columns;
-  bool add;
-  const T* left;   // [n, depth, rows]
-  const T* right;  // [n, depth, columns]
-  T* result;
-};
-
 // Where a tile begins.
 struct TilePlace {
   int64_t batch, row, column;

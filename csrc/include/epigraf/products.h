@@ -1,0 +1,30 @@
+// Batches of matrix products on a CPU: those at Winograd's points (docs/math/winograd.md), and of
+// 1x1 convolutions. n matrices each.
+#pragma once
+
+#include <cstdint>
+
+namespace epigraf {
+
+constexpr int64_t kPanel = 64;  // columns of a panel; `columns` is a multiple of it
+
+// result [n, rows, columns] = left [n, rows, depth] right.
+template <typename T>
+struct PanelProducts {
+  int64_t count, rows, depth, columns;
+  const T* left;
+  const T* right;  // [n, columns / kPanel, depth, kPanel]
+  T* result;
+};
+
+// result [n, rows, columns] = left^T right, or that added to it: the products of weight gradients.
+template <typename T>
+struct ProductSums {
+  int64_t count, rows, depth, columns;
+  bool add;
+  const T* left;   // [n, depth, rows]
+  const T* right;  // [n, depth, columns]
+  T* result;
+};
+
+}  // namespace epigraf

@@ -1,0 +1,40 @@
+"""Batches of matrix products by the core, on a CPU; torch's where columns are no whole panels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from epigraf.ops import _native
+
+PANEL = 64
+"""Columns that the core multiplies at a time."""
+
+
+def products(left: Tensor, right: Tensor, columns: int) -> Tensor:
+    """[n, R, M], M = `columns`, of left [n, R, K] and right: panels of PANEL columns one after
+    another, [n, M / PANEL K, PANEL], or [n, K, M] where M is no multiple of PANEL. All
+    contiguous, float32 or float64."""
+    count, rows, depth = left.shape
+    if right.shape[2] != PANEL:
+        return torch.bmm(left, right)
+    result = left.new_empty(count, rows, columns)
+    _native.core().panel_products(
+        _native.launch(left),
+        (count, rows, depth, columns),
+        *_native.addresses(left, right, result),
+    )
+    return result
+
+
+def add_products(left: Tensor, right: Tensor, result: Tensor, *, add: bool) -> None:
+    """result [n, O, I] = left^T right, or that added to it, of left [n, K, O], right [n, K, I]. All
+    contiguous, float32 or float64."""
+    count, depth, rows = left.shape
+    columns = right.shape[2]
+    if columns % PANEL:
+        result.baddbmm_(left.transpose(1, 2), right, beta=int(add))
+        return
+    sizes = (count, rows, depth, columns)
+    addresses = _native.addresses(left, right, result)
+    _native.core().product_sums(_native.launch(left), sizes, add, *addresses)

@@ -10,6 +10,7 @@
 
 #include "bundle.h"
 #include "cell_blocks.h"
+#include "cell_line.h"
 #include "epigraf/occupancy.h"
 #include "ray_march.h"
 
@@ -187,39 +188,55 @@ struct SparseRays {
 
   // (occupancy 9): the numbers of the samples at depths that the field is asked for, those in
   // `runs` and in cells that may absorb light; and of the last of `count`, where that is asked for.
-  // Returns how many.
-  EPIGRAF_HD int64_t find_wanted(int64_t ray, const T* depths, int64_t count, bool last,
+  // even: depths are near + (far - near) x with x that do not fall. Returns how many.
+  EPIGRAF_HD int64_t find_wanted(int64_t ray, const T* depths, int64_t count, bool even, bool last,
                                  int32_t* numbers) {
+    const CellLine<S> line(grid, p.rays.origins + 3 * ray, p.rays.directions + 3 * ray);
     int64_t found = 0;
-    for (const Run& run : runs) found = find_in_run(ray, depths, run, numbers, found);
+    for (const Run& run : runs) {
+      // In order, what lies between the ends is inside as they are. NaN, which is to be seen, is
+      // not.
+      const T low = depths[run.first], high = depths[run.end - 1];
+      if (line.inside(low) && line.inside(high) && (even ? low <= high : ascend(depths, run))) {
+        found = find_inside(line, depths, run, numbers, found);
+      } else {
+        found = find_anywhere(ray, depths, run, numbers, found);
+      }
+    }
     if (last && (found == 0 || numbers[found - 1] + 1 < count)) {
       numbers[found++] = static_cast<int32_t>(count - 1);
     }
     return found;
   }
 
-  EPIGRAF_HD int64_t find_in_run(int64_t ray, const T* depths, Run run, int32_t* numbers,
-                                 int64_t found) {
-    const CellLine line = cell_line(ray);
-    const T low = depths[run.first], high = depths[run.end - 1];
-    // In order, what lies between the ends is inside as they are. NaN, which is to be seen, is not.
-    const bool inside = line.inside(low) && line.inside(high) && ascend(depths, run);
-    for (int64_t first = run.first; first < run.end; first += kLanes) {  // a row has room behind it
-      const int64_t count = std::min<int64_t>(kLanes, run.end - first);
+  // Samples of a run within the cube.
+  EPIGRAF_HD int64_t find_inside(const CellLine<S>& line, const T* depths, Run run,
+                                 int32_t* numbers, int64_t found) const {
+    const V low = S::splat(depths[run.first]), high = S::splat(depths[run.end - 1]);
+    for (int64_t first = run.first; first < run.end; first += kLanes) {
+      V depth = S::load(depths + first);  // a row has room behind it, where anything may be
+      depth = choose(depth > low, depth, low);
+      depth = choose(depth < high, depth, high);
       alignas(64) Int cell[kLanes];
-      uint32_t bits = 0;
-      if (inside) {
-        V depth = S::load(depths + first);  // what is behind the run may be anything
-        depth = choose(depth > low, depth, S::splat(low));
-        depth = choose(depth < high, depth, S::splat(high));
-        S::store(cell, line.cells(depth));
-        bits = occupied_lanes(cell, count);
-      } else {
-        bits = wanted_lanes(ray, depths + first, count);
-      }
+      S::store(cell, line.cells(depth));
+      uint32_t bits = occupied_lanes(cell, std::min<int64_t>(kLanes, run.end - first));
       for (; bits != 0; bits &= bits - 1) {
         numbers[found++] = static_cast<int32_t>(first) + __builtin_ctz(bits);
       }
+    }
+    return found;
+  }
+
+  EPIGRAF_HD int64_t find_anywhere(int64_t ray, const T* depths, Run run, int32_t* numbers,
+                                   int64_t found) const {
+    const Line line = line_of(ray);
+    for (int64_t k = run.first; k < run.end; ++k) {
+      T point[3];
+      for (int axis = 0; axis < 3; ++axis) {
+        point[axis] = line.origin[axis] + line.direction[axis] * depths[k];
+      }
+      numbers[found] = static_cast<int32_t>(k);
+      found += may_absorb(grid, point[0], point[1], point[2]);
     }
     return found;
   }
@@ -234,65 +251,13 @@ struct SparseRays {
     return any == 0;
   }
 
-  // A ray in units of cells: `first` + `step` depth.
-  struct CellLine {
-    T first[3], step[3];
-    Int side;
-
-    // Whether `cells` may be asked at a depth, however it rounds.
-    EPIGRAF_HD bool inside(T depth) const {
-      bool all = true;
-      for (int axis = 0; axis < 3; ++axis) {
-        const T place = first[axis] + step[axis] * depth;
-        all &= place >= T(0) && place <= T(side) - T(0.01);
-      }
-      return all;
-    }
-
-    // The numbers of the cells at depths that are inside.
-    EPIGRAF_HD typename S::IntVector cells(V depth) const {
-      typename S::IntVector along[3];
-      EPIGRAF_UNROLL
-      for (int axis = 0; axis < 3; ++axis) {
-        along[axis] =
-            __builtin_convertvector(depth * step[axis] + first[axis], typename S::IntVector);
-      }
-      return (along[0] * side + along[1]) * side + along[2];
-    }
-  };
-
-  EPIGRAF_HD CellLine cell_line(int64_t ray) const {
-    const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
-    const T half = T(0.5) * T(grid.resolution), scale = half / grid.half_edge;
-    CellLine line;
-    for (int axis = 0; axis < 3; ++axis) {
-      line.first[axis] = o[axis] * scale + half;
-      line.step[axis] = d[axis] * scale;
-    }
-    line.side = static_cast<Int>(grid.resolution);
-    return line;
-  }
-
-  // A bit for each of `count` cells: whether it is occupied. One after the other, bits handed down:
-  // GCC's vectors of words from places in memory take twice as long.
+  // A bit for each of `count` cells: whether it is occupied. One after the other: GCC's vectors of
+  // words from places in memory take twice as long.
   EPIGRAF_HD uint32_t occupied_lanes(const Int* cell, int64_t count) const {
     uint32_t bits = 0;
     for (int64_t lane = 0; lane < count; ++lane) {
       const uint32_t at = static_cast<uint32_t>(cell[lane]);
       bits |= (grid.words[at >> 5] >> (at & 31) & 1u) << lane;
-    }
-    return bits;
-  }
-
-  // A bit for each of `count` samples of a ray that leaves the cube: whether the field is asked.
-  EPIGRAF_HD uint32_t wanted_lanes(int64_t ray, const T* depths, int64_t count) const {
-    const T *o = p.rays.origins + 3 * ray, *d = p.rays.directions + 3 * ray;
-    uint32_t bits = 0;
-    for (int64_t lane = 0; lane < count; ++lane) {
-      const T depth = depths[lane];
-      const bool asked =
-          may_absorb(grid, o[0] + d[0] * depth, o[1] + d[1] * depth, o[2] + d[2] * depth);
-      bits |= static_cast<uint32_t>(asked) << lane;
     }
     return bits;
   }
@@ -360,7 +325,7 @@ struct SparseRays {
       const bool last = last_counts(ray);
       if (nowhere(ray) || (runs.empty() && !last)) continue;
       if (even) march.stratify(ray, t + i * row);
-      end[i] += find_wanted(ray, t + i * row, coarse, last, &wanted[i * row]);
+      end[i] += find_wanted(ray, t + i * row, coarse, even, last, &wanted[i * row]);
       open[going] = i;
       going += begin[i] < end[i];
     }
@@ -448,7 +413,7 @@ struct SparseRays {
     int64_t listed = 0;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t ray = bundle.ray(i), before = listed;
-      listed = list_row(listed, ray, i * row, n, last_counts(ray));
+      listed = list_row(listed, ray, i * row, n, evenly(), last_counts(ray));
       begin[i] = 0;  // samples of this ray
       if (listed > before) begin[i] = n;
       const bool thin = listed - before == static_cast<int64_t>(last_counts(ray));
@@ -461,16 +426,16 @@ struct SparseRays {
       if (begin[i] <= n) continue;
       const int64_t ray = bundle.ray(i);
       march.refine(ray, t + i * row, all[kOutputs - 1] + i * row, 1, t + i * row + n);
-      listed = list_row(listed, ray, i * row + n, fresh, false);
+      listed = list_row(listed, ray, i * row + n, fresh, false, false);
     }
     evaluate_and_spread(listed);
     for (int64_t i = 0; i < count; ++i) finish(bundle.ray(i), i * row, begin[i]);
   }
 
   // Lists the wanted ones of `count` samples whose depths are at t + place.
-  EPIGRAF_HD int64_t list_row(int64_t listed, int64_t ray, int64_t place, int64_t count,
+  EPIGRAF_HD int64_t list_row(int64_t listed, int64_t ray, int64_t place, int64_t count, bool even,
                               bool last) {
-    const int64_t found = find_wanted(ray, t + place, count, last, wanted.data());
+    const int64_t found = find_wanted(ray, t + place, count, even, last, wanted.data());
     const Line line = line_of(ray);
     for (int64_t s = 0; s < found; ++s, ++listed) {
       places[listed] = place + wanted[s];

@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 13;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 14;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -522,6 +522,22 @@ void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>&
   });
 }
 
+// sizes: rows, columns, from a kernel to those in the next row and column, width of a panel;
+// adjoint: points to taps.
+template <typename T>
+void winograd_kernels(const Launch& launch, int stride, bool turned, bool adjoint,
+                      const std::array<int64_t, 5>& sizes, uintptr_t taps, uintptr_t points) {
+  const auto& [rows, columns, row_step, column_step, width] = sizes;
+  const epigraf::WinogradKernels<T> p{stride,  turned,           rows,
+                                      columns, row_step,         column_step,
+                                      width,   pointer<T>(taps), pointer<T>(points)};
+  const auto run =
+      adjoint ? epigraf::winograd_kernels_adjoint_cpu<T> : epigraf::winograd_kernels_cpu<T>;
+  dispatch(launch, p, run, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("winograd_kernels: on a CPU only");
+  });
+}
+
 // sizes: products, rows, depth, columns.
 template <typename T>
 void panel_products(const Launch& launch, const std::array<int64_t, 4>& sizes, uintptr_t left,
@@ -763,6 +779,11 @@ PYBIND11_MODULE(_C, m) {
                        uintptr_t pixels, uintptr_t points) {
     EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
   });
+  m.def("winograd_kernels",
+        [](const Launch& launch, int stride, bool turned, bool adjoint,
+           const std::array<int64_t, 5>& sizes, uintptr_t taps, uintptr_t points) {
+          EPIGRAF_BY_TYPE(winograd_kernels, launch, stride, turned, adjoint, sizes, taps, points);
+        });
   m.def("panel_products", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
                              uintptr_t left, uintptr_t right, uintptr_t result) {
     EPIGRAF_BY_TYPE(panel_products, launch, sizes, left, right, result);

@@ -2,7 +2,6 @@
 #include "epigraf/winograd.h"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "clone_run.h"
 #include "epigraf/launch.h"
@@ -51,7 +50,7 @@ EPIGRAF_HD void block_from_points(const WinogradTiles<T>& p, TilePlace at, int64
 
 template <typename Transform, typename S, typename T>
 EPIGRAF_HD void block(const WinogradTiles<T>& p, TilePlace at, int64_t slot, int64_t c) {
-  if constexpr (std::is_same_v<Transform, Stride1Output<T>>) {
+  if constexpr (Transform::kToPixels) {
     block_from_points<Transform, S>(p, at, slot, c);
   } else {
     block_to_points<Transform, S>(p, at, slot, c);
@@ -96,12 +95,14 @@ void winograd_cpu(const WinogradTiles<T>& p, int threads) {
       return run<Stride1OutputAdjoint<T>>(p, threads);
     case WinogradTransform::stride2_input:
       return run<Stride2Input<T>>(p, threads);
+    case WinogradTransform::stride2_output:
+      return run<Stride2Output<T>>(p, threads);
     case WinogradTransform::stride2_output_adjoint:
       return run<Stride2OutputAdjoint<T>>(p, threads);
-    case WinogradTransform::stride1_kernel:
-      return run<Stride1Kernel<T>>(p, threads);
-    case WinogradTransform::stride1_turned_kernel:
-      return run<Stride1TurnedKernel<T>>(p, threads);
+    case WinogradTransform::transposed_input:
+      return run<TransposedInput<T>>(p, threads);
+    case WinogradTransform::transposed_output:
+      return run<TransposedOutput<T>>(p, threads);
   }
 }
 

@@ -25,12 +25,12 @@ std::vector<double> kernel_values(const std::vector<double>& points, const doubl
 }
 
 // The values of three taps at the points of stride 1, or of stride 2: outer taps at five points,
-// the middle tap for each of four odd pixels.
-std::vector<double> line_values(const double* kernel, int stride) {
+// then the middle tap, `odd` times.
+std::vector<double> line_values(const double* kernel, int stride, size_t odd = 4) {
   if (stride == 1) return kernel_values({0, 2.0 / 3, -2.0 / 3, 1.5, -1.5}, kernel, 3);
   const double outer[2] = {kernel[0], kernel[2]};
   std::vector<double> values = kernel_values({0.5, -0.5, 1.5, -1.5}, outer, 2);
-  values.insert(values.end(), 4, kernel[1]);
+  values.insert(values.end(), odd, kernel[1]);
   return values;
 }
 
@@ -92,12 +92,58 @@ TEST(a_line_of_stride_2_is_a_convolution) {
   CHECK_NEAR(sum, expected, 1e-13);
 }
 
-TEST(points_have_places_of_their_own) {
-  std::vector<int> taken(81);
-  for (int i = 0; i < 9; ++i)
-    for (int j = 0; j < 9; ++j) ++taken[point_place<9>(i, j)];
+TEST(a_line_of_stride_2_is_written) {
+  const auto d = random_values<double>(9, -1, 1, 16), kernel = random_values<double>(3, -1, 1, 17);
+  auto products = applied<Stride2Input>(d, 9);
+  const auto values = line_values(kernel.data(), 2);
+  for (int i = 0; i < 9; ++i) products[i] *= values[i];
+  const auto y = applied<Stride2Output>(products, 4);
+  for (int i = 0; i < 4; ++i)
+    CHECK_NEAR(y[i], kernel[0] * d[2 * i] + kernel[1] * d[2 * i + 1] + kernel[2] * d[2 * i + 2],
+               1e-13);
+}
+
+// Pixels 2m and 2m + 1 of a transposed convolution of y, whose y[0] lies before the tile.
+TEST(a_line_of_a_transposed_convolution) {
+  const auto y = random_values<double>(5, -1, 1, 18), kernel = random_values<double>(3, -1, 1, 19);
+  const std::vector<double> turned(kernel.rbegin(), kernel.rend());
+  auto products = applied<TransposedInput>(y, 9);
+  const auto values = line_values(turned.data(), 2);
+  for (int i = 0; i < 9; ++i) products[i] *= values[i];
+  const auto pixels = applied<TransposedOutput>(products, 8);
+  for (int m = 0; m < 4; ++m) {
+    CHECK_NEAR(pixels[2 * m], kernel[0] * y[m + 1] + kernel[2] * y[m], 1e-13);
+    CHECK_NEAR(pixels[2 * m + 1], kernel[1] * y[m + 1], 1e-13);
+  }
+}
+
+template <typename Places>
+void places_are_taken_once() {
+  constexpr int n = Places::kPoints;
+  std::vector<int> taken(n * n);
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < n; ++j) ++taken[Places::place(i, j)];
   for (const int times : taken) CHECK_EQUAL(times, 1);
-  CHECK_EQUAL(point_place<6>(2, 3), 15);
+}
+
+TEST(points_have_places_of_their_own) {
+  places_are_taken_once<Stride1Points>();
+  places_are_taken_once<Stride2Points>();
+  places_are_taken_once<Stride2Weights>();
+  CHECK_EQUAL(Stride1Points::place(2, 3), 15);
+}
+
+// Every point lies in the group of its weight: 25 weights of one point, 5 of four, 5 of four, 1
+// of 16.
+TEST(points_that_share_a_weight_are_neighbours) {
+  const auto weight_of = [](int place) {
+    if (place < 25) return place;
+    return place < 65 ? 25 + (place - 25) / 4 : 35;
+  };
+  for (int i = 0; i < 9; ++i)
+    for (int j = 0; j < 9; ++j)
+      CHECK_EQUAL(weight_of(Stride2Points::place(i, j)),
+                  Stride2Weights::place(std::min(i, 5), std::min(j, 5)));
 }
 
 // Rows then columns of a tile that hangs over the border, channel by channel.
@@ -146,15 +192,61 @@ TEST(runs_of_tiles_and_threads_change_nothing) {
   for (size_t i = 0; i < whole.size(); ++i) CHECK_EQUAL(parts[i], whole[i]);
 }
 
-TEST(kernels_have_the_values_of_their_polynomials) {
-  const auto kernel = random_values<double>(3, -1, 1, 11);
-  const std::vector<double> turned(kernel.rbegin(), kernel.rend());
-  const auto values = line_values(kernel.data(), 1), other = line_values(turned.data(), 1);
-  const auto of_kernel = applied<Stride1Kernel>(kernel, 6);
-  const auto of_turned = applied<Stride1TurnedKernel>(kernel, 6);
-  for (int i = 0; i < 6; ++i) {
-    CHECK_NEAR(of_kernel[i], values[i], 1e-14);
-    CHECK_NEAR(of_turned[i], other[i], 1e-14);
+// Kernels [rows, columns] to points in panels, of a layout with columns outermost, turned or not.
+template <typename T>
+void kernels_have_the_values_of_their_polynomials(int stride, int64_t width, bool turned,
+                                                  double tolerance) {
+  constexpr int64_t kRows = 19, kColumns = 66;
+  const auto weight = random_values<T>(kColumns * kRows * 9, -1, 1, 11);
+  std::vector<T> points(36 * kRows * kColumns), taps(weight);
+  winograd_kernels_cpu(WinogradKernels<T>{stride, turned, kRows, kColumns, 9, 9 * kRows, width,
+                                          taps.data(), points.data()},
+                       3);
+  const auto place = stride == 1 ? Stride1Points::place : Stride2Weights::place;
+  for (int64_t row = 0; row < kRows; ++row)
+    for (int64_t column = 0; column < kColumns; ++column) {
+      const T* kernel = weight.data() + (column * kRows + row) * 9;
+      std::vector<double> lines[3];
+      for (int i = 0; i < 3; ++i) {
+        double line[3];
+        for (int j = 0; j < 3; ++j) line[j] = turned ? kernel[8 - i * 3 - j] : kernel[i * 3 + j];
+        lines[i] = line_values(line, stride, 1);
+      }
+      const int64_t at = (column / width * kRows + row) * width + column % width;
+      for (int j = 0; j < 6; ++j) {
+        const double down[3] = {lines[0][j], lines[1][j], lines[2][j]};
+        const auto values = line_values(down, stride, 1);
+        for (int i = 0; i < 6; ++i)
+          CHECK_NEAR(points[place(i, j) * kRows * kColumns + at], values[i], tolerance);
+      }
+    }
+}
+
+TEST(kernels_of_stride_1) {
+  kernels_have_the_values_of_their_polynomials<double>(1, 66, false, 1e-13);
+  kernels_have_the_values_of_their_polynomials<double>(1, 22, true, 1e-13);
+  kernels_have_the_values_of_their_polynomials<float>(1, 33, true, 1e-5);
+}
+TEST(kernels_of_stride_2) {
+  kernels_have_the_values_of_their_polynomials<double>(2, 66, true, 1e-13);
+  kernels_have_the_values_of_their_polynomials<double>(2, 22, false, 1e-13);
+  kernels_have_the_values_of_their_polynomials<float>(2, 66, false, 1e-5);
+}
+
+// <points of taps, other> = <taps, adjoint of other>, lanes and the columns that are left.
+TEST(the_points_of_kernels_and_their_adjoint) {
+  constexpr int64_t kRows = 17, kColumns = 37;
+  for (const int stride : {1, 2}) {
+    auto taps = random_values<double>(kRows * kColumns * 9, -1, 1, 20);
+    auto other = random_values<double>(36 * kRows * kColumns, -1, 1, 21);
+    std::vector<double> points(other.size()), back(taps.size());
+    WinogradKernels<double> p{stride, false,    kRows,       kColumns,     9 * kColumns,
+                              9,      kColumns, taps.data(), points.data()};
+    winograd_kernels_cpu(p, 2);
+    p.taps = back.data();
+    p.points = other.data();
+    winograd_kernels_adjoint_cpu(p, 2);
+    CHECK_NEAR(dot(points, other), dot(taps, back), 1e-9);
   }
 }
 

@@ -13,7 +13,7 @@ Legend: B batch, I input channels, O output channels, k kernel size, H W.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,16 @@ from epigraf.ops._autograd import wanted
 from epigraf.ops.pointwise import pointwise, pointwise_input, pointwise_weight
 from epigraf.ops.winograd import TILE, runs_winograd, winograd, winograd_input, winograd_weight
 
-# Where Winograd's transforms pay on a CPU (docs/training-speed.md): channels on both sides, tiles.
-WINOGRAD_CHANNELS = 64
-WINOGRAD_TILES = 32
+
+class Least(NamedTuple):
+    """From where on Winograd's transforms pay on a CPU (docs/training-speed.md)."""
+
+    channels: int  # on both sides
+    tiles: int
+
+
+LEAST = {1: Least(64, 32), 2: Least(128, 64)}  # by stride; with other strides never
+LEAST_OF_WEIGHTS = Least(64, 16)  # of a weight gradient, where torch's are slower
 
 
 @dataclass(frozen=True)
@@ -38,10 +45,10 @@ class ConvGeometry:
     size: tuple[int, int]
 
 
-def _few_products(x: Tensor, weight: torch.Size, batch: int, size: tuple[int, ...]) -> bool:
-    """Whether a convolution that writes pictures of `size` takes Winograd's way."""
-    tiles = batch * -(-size[0] // TILE) * -(-size[1] // TILE)
-    large = min(weight[:2]) >= WINOGRAD_CHANNELS and tiles >= WINOGRAD_TILES
+def _few_products(x: Tensor, weight: torch.Size, size: tuple[int, ...], least: Least) -> bool:
+    """Whether a convolution takes Winograd's way; its tiles are of pictures of `size`."""
+    tiles = len(x) * -(-size[0] // TILE) * -(-size[1] // TILE)
+    large = min(weight[:2]) >= least.channels and tiles >= least.tiles
     return large and weight[2:] == (3, 3) and runs_winograd(x)
 
 
@@ -52,17 +59,21 @@ def _is_pointwise(weight: torch.Size, g: ConvGeometry) -> bool:
 def _correlate(x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
         return pointwise(x, weight)
-    size = tuple(n + 2 * g.padding - 2 for n in x.shape[2:])
-    if g.stride == 1 and _few_products(x, weight.shape, len(x), size):
-        return winograd(x, weight, padding=g.padding)
+    size = tuple((n + 2 * g.padding - 3) // g.stride + 1 for n in x.shape[2:])
+    if g.stride in LEAST and _few_products(x, weight.shape, size, LEAST[g.stride]):
+        return winograd(x, weight, stride=g.stride, padding=g.padding)
     return F.conv2d(x, weight, stride=g.stride, padding=g.padding)
 
 
 def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
         return pointwise_input(y, weight)
-    if g.stride == 1 and _few_products(y, weight.shape, len(y), g.size):
-        return winograd_input(y, weight, g.size, padding=g.padding)
+    small = tuple(y.shape[2:])
+    whole = g.padding == 0 and g.size == tuple(2 * n + 1 for n in small)
+    size = g.size if g.stride == 1 else small
+    able = g.stride == 1 or (g.stride == 2 and whole)
+    if able and _few_products(y, weight.shape, size, LEAST[g.stride]):
+        return winograd_input(y, weight, g.size, stride=g.stride, padding=g.padding)
     s, p, k = g.stride, g.padding, weight.shape[2]
     extra = [n - ((m - 1) * s - 2 * p + k) for n, m in zip(g.size, y.shape[2:], strict=True)]
     return F.conv_transpose2d(y, weight, stride=s, padding=p, output_padding=extra)
@@ -71,7 +82,7 @@ def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
 def _gather(y: Tensor, x: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
     if _is_pointwise(shape, g):
         return pointwise_weight(y, x)
-    if g.stride in (1, 2) and _few_products(x, shape, len(y), tuple(y.shape[2:])):
+    if g.stride in LEAST and _few_products(y, shape, tuple(y.shape[2:]), LEAST_OF_WEIGHTS):
         return winograd_weight(y, x, stride=g.stride, padding=g.padding)
     s, p = [g.stride] * 2, [g.padding] * 2
     weight, wanted = y.new_empty(1).expand(shape), [False, True, False]

@@ -11,20 +11,20 @@ PANEL = 64
 """Columns that the core multiplies at a time."""
 
 
-def products(left: Tensor, right: Tensor, columns: int) -> Tensor:
-    """[n, R, M], M = `columns`, of left [n, R, K] and right: panels of PANEL columns one after
-    another, [n, M / PANEL K, PANEL], or [n, K, M] where M is no multiple of PANEL. All
-    contiguous, float32 or float64."""
+def products(left: Tensor, right: Tensor, result: Tensor) -> None:
+    """result [n, R, M] = left [n, R, K] right.
+
+    right: panels of PANEL columns one after another, [n, M / PANEL K, PANEL], or [n, K, M] where M
+    is no multiple of PANEL. All contiguous, float32 or float64.
+    """
     count, rows, depth = left.shape
     if right.shape[2] != PANEL:
-        return torch.bmm(left, right)
-    result = left.new_empty(count, rows, columns)
+        torch.bmm(left, right, out=result)
+        return
+    sizes = (count, rows, depth, result.shape[2])
     _native.core().panel_products(
-        _native.launch(left),
-        (count, rows, depth, columns),
-        *_native.addresses(left, right, result),
+        _native.launch(left), sizes, *_native.addresses(left, right, result)
     )
-    return result
 
 
 def add_products(left: Tensor, right: Tensor, result: Tensor, *, add: bool) -> None:

@@ -48,19 +48,27 @@ def _product(pixels: Tensor, weight: Tensor) -> Tensor:
     if not _by_the_core(pixels, columns):
         return pixels @ weight
     panels = weight.unflatten(1, (-1, PANEL)).transpose(0, 1).flatten(0, 1).contiguous()
-    return products(pixels[None], panels[None], columns)[0]
+    result = pixels.new_empty(len(pixels), columns)
+    products(pixels[None], panels[None], result[None])
+    return result
 
 
 def _sum_of_products(left: Tensor, right: Tensor) -> Tensor:
     """[O, I] = left^T right of left [R, O], right [R, I]. A panel is one thread's work: where there
-    are fewer of them than threads, torch's BLAS does it."""
-    columns = right.shape[1]
-    busy = columns // PANEL >= torch.get_num_threads()
-    if not (busy and _by_the_core(right, columns)):
+    are fewer of them than threads, on the other side too, torch's BLAS does it."""
+    if not _busy(right) and _busy(left):
+        return _sum_of_products(right, left).T
+    if not _busy(right):
         return left.T @ right
-    result = right.new_empty(left.shape[1], columns)
+    result = right.new_empty(left.shape[1], right.shape[1])
     add_products(left[None], right[None], result[None], add=False)
     return result
+
+
+def _busy(right: Tensor) -> bool:
+    """Whether panels of `right` keep every thread of the core busy."""
+    columns = right.shape[1]
+    return columns // PANEL >= torch.get_num_threads() and _by_the_core(right, columns)
 
 
 def _by_the_core(x: Tensor, columns: int) -> bool:

@@ -1,20 +1,20 @@
 """3x3 convolutions with fewer multiplications: Winograd's transforms around matrix products.
 
-Three maps: the convolution with stride 1, its adjoint in the input, and its adjoint in the weight,
-that with stride 2 as well. Each derivative of a map is again one of them (or a direct convolution),
-so `epigraf.models.convolution` differentiates them any number of times; here is no autograd.
+Three maps, with stride 1 or 2: the convolution, its adjoint in the input, and its adjoint in the
+weight. Each derivative of a map is again one of them, so `epigraf.models.convolution`
+differentiates them any number of times; here is no autograd.
 Source: Lavin and Gray 2016 (arXiv:1509.09308). Formulas: docs/math/winograd.md.
 Legend: B batch, I input channels, O output channels, H W, n = 36 or 81 points, T tiles.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from epigraf.ops import _native
@@ -23,8 +23,8 @@ from epigraf.ops._products import PANEL, add_products, products
 
 TILE = 4  # pixels a side
 _CHUNK_BYTES = 4 << 20  # of points at a time: what stays in a cache of this core
-_LEAST_TILES = 128  # ... but enough rows for a matrix product
-_NEAR, _FAR = (2 / 3, 3 / 2), (1 / 2, 3 / 2)  # the points +-a, +-b of stride 1 and 2
+_LEAST_TILES = 32  # ... but enough rows for matrix products,
+_WEIGHTS_A_TILE = 1024  # ... the more, the larger the weights, which come from memory for each run
 # Points that share a weight (winograd 6): the first, how many weights, points of each.
 _GROUPS = {36: ((0, 36, 1),), 81: ((0, 25, 1), (25, 5, 4), (45, 5, 4), (65, 1, 16))}
 
@@ -36,9 +36,10 @@ class _Transform(IntEnum):
     STRIDE1_OUTPUT = 1
     STRIDE1_OUTPUT_ADJOINT = 2
     STRIDE2_INPUT = 3
-    STRIDE2_OUTPUT_ADJOINT = 4
-    STRIDE1_KERNEL = 5
-    STRIDE1_TURNED_KERNEL = 6
+    STRIDE2_OUTPUT = 4
+    STRIDE2_OUTPUT_ADJOINT = 5
+    TRANSPOSED_INPUT = 6
+    TRANSPOSED_OUTPUT = 7
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class _Tiling:
     tiles: int
     points: int
 
-    def chunks(self, channels: int, itemsize: int) -> Iterator[tuple[int, int]]:
+    def chunks(self, inputs: int, outputs: int, itemsize: int) -> Iterator[tuple[int, int]]:
         """(first, count) of runs of tiles whose points of all channels fit the cache."""
-        fitting = _CHUNK_BYTES // (self.points * channels * itemsize)
-        size = max(fitting, _LEAST_TILES)
+        fitting = _CHUNK_BYTES // (self.points * (inputs + outputs) * itemsize)
+        size = max(fitting, _LEAST_TILES, inputs * outputs // _WEIGHTS_A_TILE)
         for first in range(0, self.tiles, size):
             yield first, min(size, self.tiles - first)
 
@@ -69,28 +70,58 @@ def runs_winograd(x: Tensor) -> bool:
 
 
 @torch.no_grad()
-def winograd(x: Tensor, weight: Tensor, *, padding: int = 0) -> Tensor:
+def winograd(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
     """Correlate x [B, I, H, W] with weight [O, I, 3, 3]: [B, O, H', W'], channels-last.
 
-    H' = H + 2 padding - 2, and W' alike (winograd 7). float32 or float64 on a CPU; a float32 result
-    is off by about six times as much as a direct sum (winograd 3). Two runs agree bit for bit.
-    Raises ValueError for a wrong shape or device, TypeError for a wrong dtype.
+    H' = (H + 2 padding - 3) // stride + 1, and W' alike (winograd 7); stride 1 or 2. float32 or
+    float64 on a CPU; a float32 result is off by about six times as much as a direct sum
+    (winograd 3). Two runs agree bit for bit.
+    Raises ValueError for a wrong shape, stride or device, TypeError for a wrong dtype.
     """
-    _check("winograd", "x", x, weight, 1)
-    height, width = (n + 2 * padding - 2 for n in x.shape[2:])
-    points = _weight_points(_Transform.STRIDE1_KERNEL, weight.transpose(0, 1))
-    return _convolve(x, points, len(weight), (height, width), padding)
+    _check("winograd", "x", x, weight, 1, stride)
+    height, width = ((n + 2 * padding - 3) // stride + 1 for n in x.shape[2:])
+    tiling = _tiling(len(x), height, width, stride)
+    read, write = (
+        (_Transform.STRIDE1_INPUT, _Transform.STRIDE1_OUTPUT)
+        if stride == 1
+        else (_Transform.STRIDE2_INPUT, _Transform.STRIDE2_OUTPUT)
+    )
+    points = _weight_points(weight.transpose(0, 1), stride, turned=False)
+    y = _pictures(x, len(weight), (height, width))
+    _convolve(read, write, _channels_last(x), points, y, tiling, padding)
+    return y
 
 
 @torch.no_grad()
-def winograd_input(y: Tensor, weight: Tensor, size: tuple[int, int], *, padding: int = 0) -> Tensor:
+def winograd_input(
+    y: Tensor, weight: Tensor, size: tuple[int, int], *, stride: int = 1, padding: int = 0
+) -> Tensor:
     """The adjoint of `winograd` in its input: y [B, O, H', W'] to [B, I, H, W], size = (H, W).
 
-    It is the convolution with the kernel turned by 180 degrees (winograd 8). Raises as `winograd`.
+    With stride 1 it is the convolution with the kernel turned by 180 degrees (winograd 8), with
+    stride 2 the transposed one (winograd 10), without padding: H = 2 H' + 1. Raises as `winograd`.
     """
-    _check("winograd_input", "y", y, weight, 0)
-    points = _weight_points(_Transform.STRIDE1_TURNED_KERNEL, weight)
-    return _convolve(y, points, weight.shape[1], size, 2 - padding)
+    op = "winograd_input"
+    _check(op, "y", y, weight, 0, stride)
+    height, width = y.shape[2:]
+    if stride == 2 and (padding != 0 or tuple(size) != (2 * height + 1, 2 * width + 1)):
+        raise ValueError(
+            f"{op}: stride 2 needs padding 0 and the size {[2 * height + 1, 2 * width + 1]}, "
+            f"got {padding} and {list(size)}"
+        )
+    points = _weight_points(weight, stride, turned=True)
+    x, y = _pictures(y, weight.shape[1], size), _channels_last(y)
+    if stride == 1:
+        read, write = _Transform.STRIDE1_INPUT, _Transform.STRIDE1_OUTPUT
+        _convolve(read, write, y, points, x, _tiling(len(y), *size, stride), 2 - padding)
+        return x
+    read, write = _Transform.TRANSPOSED_INPUT, _Transform.TRANSPOSED_OUTPUT
+    _convolve(read, write, y, points, x, _tiling(len(y), height, width, stride), 1)
+    if height % TILE == 0:  # the last row and column lie beyond whole tiles
+        x[:, :, -1:] = F.conv_transpose2d(y[:, :, -1:], weight[:, :, 2:], stride=(1, 2))
+    if width % TILE == 0:
+        x[..., -1:] = F.conv_transpose2d(y[..., -1:], weight[..., 2:], stride=(2, 1))
+    return x
 
 
 @torch.no_grad()
@@ -100,8 +131,7 @@ def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) 
     op = "winograd_weight"
     check_like(op, "y", y, "x", x)
     _check_place(op, "x", x)
-    if stride not in (1, 2):
-        raise ValueError(f"{op}: stride must be 1 or 2, got {stride}")
+    _check_stride(op, stride)
     height, width = ((n + 2 * padding - 3) // stride + 1 for n in x.shape[2:])
     check_shape(op, "y", y, "[B, O, H', W']", (len(x), y.shape[1], height, width))
     tiling = _tiling(len(y), height, width, stride)
@@ -115,38 +145,54 @@ def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) 
     channels_y, channels_x = y.shape[1], x.shape[1]
     make = x.new_empty if tiling.tiles else x.new_zeros
     total = make(36, channels_y, channels_x)
-    for first, count in tiling.chunks(channels_y + channels_x, x.element_size()):
+    for first, count in tiling.chunks(channels_x, channels_y, x.element_size()):
         points_y = _to_points(of_y, y, tiling, first, count, 0)
         points_x = _to_points(of_x, x, tiling, first, count, padding)
-        place = 0
-        for start, weights, copies in _GROUPS[tiling.points]:
-            rows = slice(start, start + weights * copies)
-            left = points_y[rows].view(weights, copies * count, channels_y)
-            right = points_x[rows].view(weights, copies * count, channels_x)
-            add_products(left, right, total[place : place + weights], add=first > 0)
-            place += weights
-    taps = _taps(stride, x.dtype)
-    return (taps.T @ total.view(36, -1)).T.reshape(channels_y, channels_x, 3, 3)
+        for (left, right), place in zip(
+            _by_weight(points_y, points_x), _weights(tiling.points), strict=True
+        ):
+            add_products(left, right, total[place], add=first > 0)
+    weight = x.new_empty(channels_y, channels_x, 3, 3)
+    _run_kernels(weight, total, stride, adjoint=True)
+    return weight
 
 
 def _convolve(
-    x: Tensor, weights: Tensor, outputs: int, size: tuple[int, int], padding: int
-) -> Tensor:
-    """Pictures x [B, I, H, W] to points, one product with weights (of `_weight_points`) at each,
-    points to pictures [B, O, *size]."""
-    x, inputs = _channels_last(x), x.shape[1]
-    tiling = _tiling(len(x), *size, stride=1)
-    y = torch.empty(
-        (len(x), outputs, *size),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last,
-    )
-    for first, count in tiling.chunks(inputs + outputs, x.element_size()):
-        read = _to_points(_Transform.STRIDE1_INPUT, x, tiling, first, count, padding)
-        written = products(read, weights, outputs)
-        _run(_Transform.STRIDE1_OUTPUT, y, written, tiling, first, count, 0)
-    return y
+    read: _Transform,
+    write: _Transform,
+    x: Tensor,
+    weights: Tensor,
+    y: Tensor,
+    tiling: _Tiling,
+    padding: int,
+) -> None:
+    """Pictures x [B, I, H, W] to points, products with weights (of `_weight_points`) there, points
+    to pictures y [B, O, H', W']; both channels-last."""
+    outputs = y.shape[1]
+    for first, count in tiling.chunks(x.shape[1], outputs, x.element_size()):
+        points_x = _to_points(read, x, tiling, first, count, padding)
+        points_y = x.new_empty(tiling.points, count, outputs)
+        for (left, result), place in zip(
+            _by_weight(points_x, points_y), _weights(tiling.points), strict=True
+        ):
+            products(left, weights[place], result)
+        _run(write, y, points_y, tiling, first, count, 0)
+
+
+def _by_weight(*points: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Points [n, count, C] of a tiling as matrices, those that share a weight below one another:
+    [weights, copies count, C] of each, group by group."""
+    for first, weights, copies in _GROUPS[len(points[0])]:
+        rows = slice(first, first + weights * copies)
+        yield tuple(t[rows].view(weights, copies * t.shape[1], t.shape[2]) for t in points)
+
+
+def _weights(points: int) -> Iterator[slice]:
+    """Where the weights of each group lie among the 36."""
+    place = 0
+    for _, weights, _ in _GROUPS[points]:
+        yield slice(place, place + weights)
+        place += weights
 
 
 def _to_points(
@@ -176,53 +222,48 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def _weight_points(transform: _Transform, weight: Tensor) -> Tensor:
-    """Values of weight [I, O, 3, 3] at the points of stride 1: [36, O / 64 I, 64], panels of 64
+def _pictures(like: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """[B, C, *size], channels-last, to be written."""
+    shape, order = (len(like), channels, *size), torch.channels_last
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
+
+
+def _weight_points(weight: Tensor, stride: int, *, turned: bool) -> Tensor:
+    """Values of weight [I, O, 3, 3] at the points of a stride: [36, O / 64 I, 64], panels of 64
     columns of the matrices [I, O] one after another; [36, I, O] where O is no multiple of 64."""
-    columns = weight.shape[1]
+    rows, columns = weight.shape[:2]
     width = columns if columns % PANEL else PANEL
-    pixels = weight.unflatten(1, (-1, width)).permute(1, 0, 3, 4, 2).flatten(0, 1).contiguous()
-    tiling = _Tiling(1, 1, len(pixels), 36)  # a kernel is a picture of one tile
-    return _to_points(transform, pixels.permute(0, 3, 1, 2), tiling, 0, len(pixels), 0)
+    points = weight.new_empty(36, rows * columns // max(width, 1), width)
+    _run_kernels(weight, points, stride, turned=turned)
+    return points
 
 
-@functools.cache
-def _taps(stride: int, dtype: torch.dtype) -> Tensor:
-    """[36, 9]: the value of a 3x3 kernel at each pair of points (winograd 4, 6)."""
-    if stride == 1:
-        lines = _kernel_values((0.0, *_signed(_NEAR)), 3)
-        return torch.einsum("ik,jl->ijkl", lines, lines).reshape(36, 9).to(dtype)
-    outer = torch.zeros(5, 3, dtype=torch.float64)
-    outer[:, ::2] = _kernel_values(_signed(_FAR), 2)
-    middle = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
-    groups = ((outer, outer), (outer, middle), (middle, outer), (middle, middle))
-    parts = [torch.einsum("ik,jl->ijkl", a, b).reshape(-1, 9) for a, b in groups]
-    return torch.cat(parts).to(dtype)
+def _run_kernels(
+    weight: Tensor, points: Tensor, stride: int, *, turned: bool = False, adjoint: bool = False
+) -> None:
+    """Kernels [rows, columns, 3, 3] to points in panels of points.shape[2] columns, or back."""
+    if weight.stride()[2:] != (3, 1):
+        weight = weight.contiguous()
+    sizes = (*weight.shape[:2], *weight.stride()[:2], points.shape[2])
+    addresses = weight.data_ptr(), points.data_ptr()
+    launch = _native.launch(weight)
+    _native.core().winograd_kernels(launch, stride, turned, adjoint, sizes, *addresses)
 
 
-def _signed(points: tuple[float, float]) -> tuple[float, ...]:
-    a, b = points
-    return (a, -a, b, -b)
-
-
-def _kernel_values(points: tuple[float, ...], taps: int) -> Tensor:
-    """[points + 1, taps]: powers of each point over the product of its distances; infinity last."""
-    values = torch.zeros(len(points) + 1, taps, dtype=torch.float64)
-    for i, p in enumerate(points):
-        distances = torch.tensor([p - q for q in points if q != p], dtype=torch.float64)
-        values[i] = p ** torch.arange(taps, dtype=torch.float64) / distances.prod()
-    values[-1, -1] = 1.0
-    return values
-
-
-def _check(op: str, name: str, x: Tensor, weight: Tensor, axis: int) -> None:
+def _check(op: str, name: str, x: Tensor, weight: Tensor, axis: int, stride: int) -> None:
     _check_place(op, name, x)
+    _check_stride(op, stride)
     if weight.ndim != 4 or weight.shape[2:] != (3, 3):
         raise ValueError(f"{op}: weight must have shape [O, I, 3, 3], got {list(weight.shape)}")
     check_like(op, "weight", weight, name, x)
     channels = weight.shape[axis]
     if x.ndim != 4 or x.shape[1] != channels:
         raise ValueError(f"{op}: {name} must have shape [B, {channels}, H, W], got {list(x.shape)}")
+
+
+def _check_stride(op: str, stride: int) -> None:
+    if stride not in (1, 2):
+        raise ValueError(f"{op}: stride must be 1 or 2, got {stride}")
 
 
 def _check_place(op: str, name: str, x: Tensor) -> None:

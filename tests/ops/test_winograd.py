@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from epigraf.models import convolution
-from epigraf.models.convolution import conv2d
+from epigraf.models.convolution import conv2d, conv_transpose2d
 from epigraf.ops import Curve, activation, available, use_reference
 from epigraf.ops.winograd import runs_winograd, winograd, winograd_input, winograd_weight
 
@@ -25,8 +25,9 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 @pytest.fixture
 def _everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions of any size take this way."""
-    monkeypatch.setattr(convolution, "WINOGRAD_CHANNELS", 1)
-    monkeypatch.setattr(convolution, "WINOGRAD_TILES", 1)
+    one = convolution.Least(1, 1)
+    monkeypatch.setattr(convolution, "LEAST", {1: one, 2: one})
+    monkeypatch.setattr(convolution, "LEAST_OF_WEIGHTS", one)
 
 
 def test_a_box_counts_the_pixels_under_it() -> None:
@@ -50,15 +51,18 @@ def test_a_single_tap_moves_the_picture(tap: tuple[int, int]) -> None:
     batch=st.integers(0, 3),
     channels=st.tuples(st.sampled_from([1, 2, 31, 33]), st.sampled_from([1, 3, 33, 64, 128])),
     size=st.tuples(st.integers(3, 14), st.integers(3, 14)),
+    stride=st.sampled_from([1, 2]),
     padding=st.integers(0, 2),
     channels_last=st.booleans(),
 )
-def test_equals_the_direct_convolution(batch, channels, size, padding, channels_last) -> None:
+def test_equals_the_direct_convolution(
+    batch, channels, size, stride, padding, channels_last
+) -> None:
     x, weight = normal(batch, channels[0], *size), normal(channels[1], channels[0], 3, 3, seed=1)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    expected = F.conv2d(x, weight, padding=padding)
-    y = winograd(x, weight, padding=padding)
+    expected = F.conv2d(x, weight, stride=stride, padding=padding)
+    y = winograd(x, weight, stride=stride, padding=padding)
     assert y.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
 
@@ -84,6 +88,24 @@ def test_adjoints_are_those_of_torch(batch, channels, size, padding, stride) -> 
         torch.testing.assert_close(got, grad_x, rtol=1e-12, atol=1e-12)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(0, 3),
+    channels=st.tuples(st.sampled_from([1, 3, 33]), st.sampled_from([1, 2, 64, 128])),
+    size=st.tuples(st.integers(1, 13), st.integers(1, 13)),
+    turned=st.booleans(),
+)
+def test_the_transposed_convolution_is_that_of_torch(batch, channels, size, turned) -> None:
+    """Whole tiles, whose last row and column are strips beyond them, and others; weights that are a
+    view, as the generator's are."""
+    y, weight = normal(batch, channels[0], *size), normal(*channels, 3, 3, seed=1)
+    if turned:
+        weight = weight.transpose(0, 1).contiguous().transpose(0, 1)
+    expected = F.conv_transpose2d(y, weight, stride=2)
+    got = winograd_input(y, weight, tuple(expected.shape[2:]), stride=2)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_windows_may_begin_inside_of_the_picture() -> None:
     y, weight = normal(1, 3, 12, 11), normal(3, 2, 3, 3, seed=1)
     expected = F.conv_transpose2d(y, weight, padding=3)
@@ -94,24 +116,34 @@ def test_windows_may_begin_inside_of_the_picture() -> None:
 def test_many_tiles_go_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("epigraf.ops.winograd._CHUNK_BYTES", 1)
     monkeypatch.setattr("epigraf.ops.winograd._LEAST_TILES", 5)
-    x, weight = normal(2, 3, 18, 13), normal(4, 3, 3, 3, seed=1)
-    expected = F.conv2d(x, weight, padding=1)
-    torch.testing.assert_close(winograd(x, weight, padding=1), expected, rtol=1e-12, atol=1e-12)
-    got = winograd_weight(expected, x, padding=1)
-    direct = torch.nn.grad.conv2d_weight(x, weight.shape, expected, padding=1)
-    torch.testing.assert_close(got, direct, rtol=1e-12, atol=1e-11)
+    x, weight = normal(2, 3, 35, 29), normal(4, 3, 3, 3, seed=1)
+    for stride in (1, 2):
+        expected = F.conv2d(x, weight, stride=stride, padding=1)
+        got = winograd(x, weight, stride=stride, padding=1)
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+        got = winograd_weight(expected, x, stride=stride, padding=1)
+        direct = torch.nn.grad.conv2d_weight(x, weight.shape, expected, stride=stride, padding=1)
+        torch.testing.assert_close(got, direct, rtol=1e-12, atol=1e-11)
+    expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    got = winograd_input(x, weight.transpose(0, 1), tuple(expected.shape[2:]), stride=2)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_float32_rounds_a_few_times_as_much_as_a_direct_sum() -> None:
     x, weight = normal(2, 64, 16, 16), normal(64, 64, 3, 3, seed=1)
-    exact = F.conv2d(x, weight, padding=1)
-    scale = float(exact.std())
 
-    def error(y: Tensor) -> float:
-        return float((y.double() - exact).std()) / scale
+    def error(y: Tensor, exact: Tensor) -> float:
+        return float((y.double() - exact).std() / exact.std())
 
-    assert error(winograd(x.float(), weight.float(), padding=1)) < 3e-6
-    assert error(F.conv2d(x.float(), weight.float(), padding=1)) < 5e-7
+    for stride in (2, 1):
+        exact = F.conv2d(x, weight, stride=stride, padding=1)
+        direct = F.conv2d(x.float(), weight.float(), stride=stride, padding=1)
+        ours = winograd(x.float(), weight.float(), stride=stride, padding=1)
+        assert error(direct, exact) < 5e-7
+        assert error(ours, exact) < 3e-6
+    up = F.conv_transpose2d(x, weight, stride=2)
+    ours = winograd_input(x.float(), weight.float(), tuple(up.shape[2:]), stride=2)
+    assert error(ours, up) < 3e-6
     exact_weight = torch.nn.grad.conv2d_weight(x, weight.shape, exact, padding=1)
     got = winograd_weight(exact.float(), x.float(), padding=1)
     assert float((got - exact_weight).std() / exact_weight.std()) < 3e-6
@@ -119,9 +151,14 @@ def test_float32_rounds_a_few_times_as_much_as_a_direct_sum() -> None:
 
 def test_two_runs_are_bit_equal() -> None:
     x, weight = normal(2, 33, 21, 9, dtype=torch.float32), normal(31, 33, 3, 3).float()
-    y = winograd(x, weight, padding=1)
-    assert torch.equal(y, winograd(x, weight, padding=1))
-    assert torch.equal(winograd_weight(y, x, padding=1), winograd_weight(y, x, padding=1))
+    for stride in (1, 2):
+        y = winograd(x, weight, stride=stride, padding=1)
+        assert torch.equal(y, winograd(x, weight, stride=stride, padding=1))
+        first, second = (winograd_weight(y, x, stride=stride, padding=1) for _ in range(2))
+        assert torch.equal(first, second)
+    size = (43, 19)
+    first, second = (winograd_input(x, weight.transpose(0, 1), size, stride=2) for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_a_pixel_that_is_not_finite_spoils_the_tiles_that_read_it_and_no_other() -> None:
@@ -143,17 +180,22 @@ def test_derivatives_of_layers_that_take_this_way() -> None:
 
     assert gradcheck(layer, inputs)
     assert gradgradcheck(layer, inputs)
-    x = normal(1, 2, 7, 7).requires_grad_()
-    assert gradcheck(lambda x, w: conv2d(x, w, stride=2), (x, weight))
-    assert gradgradcheck(lambda x, w: conv2d(x, w, stride=2), (x, weight))
+    for side in (7, 6):  # 6: a pixel that no window reads, and whose gradient is direct
+        x = normal(1, 2, side, side).requires_grad_()
+        assert gradcheck(lambda x, w: conv2d(x, w, stride=2), (x, weight))
+        assert gradgradcheck(lambda x, w: conv2d(x, w, stride=2), (x, weight))
+    y = normal(1, 3, 4, 3).requires_grad_()
+    assert gradcheck(lambda y, w: conv_transpose2d(y, w, stride=2), (y, weight))
+    assert gradgradcheck(lambda y, w: conv_transpose2d(y, w, stride=2), (y, weight))
 
 
 def test_only_large_convolutions_take_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    monkeypatch.setattr(convolution, "winograd", lambda x, w, padding: taken.append(x.shape) or x)
+    monkeypatch.setattr(convolution, "winograd", lambda x, w, **_: taken.append(x.shape) or x)
     few, many = normal(1, 8, 32, 32).float(), normal(1, 64, 32, 32).float()
     conv2d(few, normal(8, 8, 3, 3).float(), padding=1)
     conv2d(many, normal(64, 64, 3, 3).float(), padding=1, stride=2)
+    conv2d(many, normal(64, 64, 3, 3).float(), padding=1, stride=3)
     with use_reference():
         conv2d(many, normal(64, 64, 3, 3).float(), padding=1)
     assert taken == []
@@ -171,6 +213,10 @@ def test_mistakes_are_named() -> None:
         winograd(x, weight[..., :2])
     with pytest.raises(TypeError, match=r"winograd: weight must have the dtype of x"):
         winograd(x, weight.float())
+    with pytest.raises(ValueError, match=r"winograd: stride must be 1 or 2, got 4"):
+        winograd(x, weight, stride=4)
+    with pytest.raises(ValueError, match=r"winograd_input: stride 2 needs padding 0 and the size"):
+        winograd_input(normal(1, 3, 4, 4), weight, (8, 8), stride=2)
     with pytest.raises(ValueError, match=r"winograd_weight: stride must be 1 or 2, got 3"):
         winograd_weight(x, x, stride=3)
     with pytest.raises(

@@ -403,6 +403,11 @@ template <typename T>
 void occupancy_lookup_cpu(const OccupancyLookup<T>& params, int threads);
 template <typename T>
 void winograd_cpu(const WinogradTiles<T>& params, int threads);
+// Taps to points; and the adjoint of that, which writes the taps.
+template <typename T>
+void winograd_kernels_cpu(const WinogradKernels<T>& params, int threads);
+template <typename T>
+void winograd_kernels_adjoint_cpu(const WinogradKernels<T>& params, int threads);
 template <typename T>
 void panel_products_cpu(const PanelProducts<T>& params, int threads);
 template <typename T>

@@ -62,13 +62,39 @@ EPIGRAF_HD void five_points(const V* d, V* points) {
   points[4] = d[0] * (a * a * b * b) - d[2] * (a * a + b * b) + d[4];
 }
 
+// Where point (i, j) lies among all,
+struct Stride1Points {
+  static constexpr int kPoints = 6;
+  EPIGRAF_HD static constexpr int place(int i, int j) { return i * 6 + j; }
+};
+
+// ... with stride 2: those that share a weight are neighbours: (even, even), then (even, odd),
+// (odd, even) and (odd, odd), the odd ones innermost (winograd 6).
+struct Stride2Points {
+  static constexpr int kPoints = 9;
+  EPIGRAF_HD static constexpr int place(int i, int j) {
+    if (i < 5) return j < 5 ? i * 5 + j : 25 + i * 4 + (j - 5);
+    return j < 5 ? 45 + j * 4 + (i - 5) : 65 + (i - 5) * 4 + (j - 5);
+  }
+};
+
+// ... and their weights: the outer taps at five points, then the middle one.
+struct Stride2Weights {
+  static constexpr int kPoints = 6;
+  EPIGRAF_HD static constexpr int place(int i, int j) {
+    if (i < 5) return j < 5 ? i * 5 + j : 25 + i;
+    return 30 + j;
+  }
+};
+
 // The transforms of one row or column. Those to points read a window of kPixels, the next one kStep
-// further; the one from points writes a tile. A kernel is a picture of 3x3 pixels.
+// further; those from points (kToPixels) write a tile. A kernel is a picture of 3x3 pixels.
 
 // (winograd 1): what a convolution with stride 1 reads.
 template <typename T>
-struct Stride1Input {
-  static constexpr int kPixels = 6, kPoints = 6, kStep = 4;
+struct Stride1Input : Stride1Points {
+  static constexpr bool kToPixels = false;
+  static constexpr int kPixels = 6, kStep = 4;
   template <typename V>
   EPIGRAF_HD static void apply(const V* d, V* points) {
     constexpr T a = NearPoints<T>::a, b = NearPoints<T>::b;
@@ -85,8 +111,9 @@ struct Stride1Input {
 
 // (winograd 2): ... and what it writes,
 template <typename T>
-struct Stride1Output {
-  static constexpr int kPixels = 4, kPoints = 6, kStep = 4;
+struct Stride1Output : Stride1Points {
+  static constexpr bool kToPixels = true;
+  static constexpr int kPixels = 4, kStep = 4;
   template <typename V>
   EPIGRAF_HD static void apply(const V* points, V* pixels) {
     pixels_of_pairs<NearPoints<T>>(points + 1, points[0], points[5], pixels);
@@ -95,8 +122,9 @@ struct Stride1Output {
 
 // ... and the adjoint of that.
 template <typename T>
-struct Stride1OutputAdjoint {
-  static constexpr int kPixels = 4, kPoints = 6, kStep = 4;
+struct Stride1OutputAdjoint : Stride1Points {
+  static constexpr bool kToPixels = false;
+  static constexpr int kPixels = 4, kStep = 4;
   template <typename V>
   EPIGRAF_HD static void apply(const V* pixels, V* points) {
     points[0] = pixels[0];
@@ -108,8 +136,9 @@ struct Stride1OutputAdjoint {
 // (winograd 5): what a convolution with stride 2 reads. Even pixels meet the outer taps, at five
 // points; odd pixels meet the tap in the middle, each by itself.
 template <typename T>
-struct Stride2Input {
-  static constexpr int kPixels = 9, kPoints = 9, kStep = 8;
+struct Stride2Input : Stride2Points {
+  static constexpr bool kToPixels = false;
+  static constexpr int kPixels = 9, kStep = 8;
   template <typename V>
   EPIGRAF_HD static void apply(const V* d, V* points) {
     const V even[5] = {d[0], d[2], d[4], d[6], d[8]};
@@ -118,10 +147,23 @@ struct Stride2Input {
   }
 };
 
-// (winograd 6): ... and the adjoint of what it writes.
+// (winograd 6): ... and what it writes,
 template <typename T>
-struct Stride2OutputAdjoint {
-  static constexpr int kPixels = 4, kPoints = 9, kStep = 4;
+struct Stride2Output : Stride2Points {
+  static constexpr bool kToPixels = true;
+  static constexpr int kPixels = 4, kStep = 4;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* points, V* pixels) {
+    pixels_of_pairs<FarPoints<T>>(points, V{}, points[4], pixels);
+    for (int i = 0; i < 4; ++i) pixels[i] += points[5 + i];
+  }
+};
+
+// ... and the adjoint of that.
+template <typename T>
+struct Stride2OutputAdjoint : Stride2Points {
+  static constexpr bool kToPixels = false;
+  static constexpr int kPixels = 4, kStep = 4;
   template <typename V>
   EPIGRAF_HD static void apply(const V* pixels, V* points) {
     pairs_of_pixels<FarPoints<T>>(pixels, points);
@@ -130,18 +172,48 @@ struct Stride2OutputAdjoint {
   }
 };
 
+// (winograd 10): what a transposed convolution with stride 2 reads, a pixel before its tile
+// included,
+template <typename T>
+struct TransposedInput : Stride2Points {
+  static constexpr bool kToPixels = false;
+  static constexpr int kPixels = 5, kStep = 4;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* y, V* points) {
+    five_points<T>(y, points);
+    for (int i = 0; i < 4; ++i) points[5 + i] = y[1 + i];
+  }
+};
+
+// ... and what it writes: even pixels from the five points, odd ones as they are.
+template <typename T>
+struct TransposedOutput : Stride2Points {
+  static constexpr bool kToPixels = true;
+  static constexpr int kPixels = 8, kStep = 8;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* points, V* pixels) {
+    V even[4];
+    pixels_of_pairs<FarPoints<T>>(points, V{}, points[4], even);
+    for (int i = 0; i < 4; ++i) {
+      pixels[2 * i] = even[i];
+      pixels[2 * i + 1] = points[5 + i];
+    }
+  }
+};
+
 // (winograd 1): the values of three taps, each over the product of its point's distances from the
 // other ones,
 template <typename T>
-struct Stride1Kernel {
-  static constexpr int kPixels = 3, kPoints = 6, kStep = 3;
+struct Stride1Kernel : Stride1Points {
+  static constexpr int kPixels = 3;
+  static constexpr T a = NearPoints<T>::a, b = NearPoints<T>::b, between = a * a - b * b;
+  static constexpr T at_0 = 1 / (a * a * b * b);
+  static constexpr T at_a = 1 / (2 * a * a * between), at_b = -1 / (2 * b * b * between);
   template <typename V>
   EPIGRAF_HD static void apply(const V* taps, V* values) {
-    constexpr T a = NearPoints<T>::a, b = NearPoints<T>::b, between = a * a - b * b;
-    constexpr T at_a = 1 / (2 * a * a * between), at_b = -1 / (2 * b * b * between);
     const V even_a = taps[0] * at_a + taps[2] * (a * a * at_a), odd_a = taps[1] * (a * at_a);
     const V even_b = taps[0] * at_b + taps[2] * (b * b * at_b), odd_b = taps[1] * (b * at_b);
-    values[0] = taps[0] * (1 / (a * a * b * b));
+    values[0] = taps[0] * at_0;
     values[1] = even_a + odd_a;
     values[2] = even_a - odd_a;
     values[3] = even_b + odd_b;
@@ -150,25 +222,54 @@ struct Stride1Kernel {
   }
 };
 
-// ... and of the kernel turned by 180 degrees (winograd 8).
+// ... and the adjoint of that;
 template <typename T>
-struct Stride1TurnedKernel {
-  static constexpr int kPixels = 3, kPoints = 6, kStep = 3;
+struct Stride1KernelAdjoint : Stride1Points {
+  using Of = Stride1Kernel<T>;
+  static constexpr int kPixels = 3;
   template <typename V>
-  EPIGRAF_HD static void apply(const V* taps, V* values) {
-    const V turned[3] = {taps[2], taps[1], taps[0]};
-    Stride1Kernel<T>::apply(turned, values);
+  EPIGRAF_HD static void apply(const V* values, V* taps) {
+    constexpr T a = Of::a, b = Of::b;
+    const V sum_a = (values[1] + values[2]) * Of::at_a, sum_b = (values[3] + values[4]) * Of::at_b;
+    const V odd_a = (values[1] - values[2]) * (a * Of::at_a);
+    const V odd_b = (values[3] - values[4]) * (b * Of::at_b);
+    taps[0] = values[0] * Of::at_0 + sum_a + sum_b;
+    taps[1] = odd_a + odd_b;
+    taps[2] = sum_a * (a * a) + sum_b * (b * b) + values[5];
   }
 };
 
-// The place of point (i, j) among all. With stride 2 those that share a weight are neighbours:
-// (even, even), then (even, odd), (odd, even) and (odd, odd), the odd ones innermost (winograd 7).
-template <int kPoints>
-EPIGRAF_HD constexpr int point_place(int i, int j) {
-  if (kPoints == 6) return i * 6 + j;
-  if (i < 5) return j < 5 ? i * 5 + j : 25 + i * 4 + (j - 5);
-  return j < 5 ? 45 + j * 4 + (i - 5) : 65 + (i - 5) * 4 + (j - 5);
-}
+// (winograd 5): with stride 2,
+template <typename T>
+struct Stride2Kernel : Stride2Weights {
+  static constexpr int kPixels = 3;
+  static constexpr T a = FarPoints<T>::a, b = FarPoints<T>::b;
+  static constexpr T at_a = 1 / (2 * a * (a * a - b * b)), at_b = 1 / (2 * b * (b * b - a * a));
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* taps, V* values) {
+    values[0] = taps[0] * at_a + taps[2] * (a * at_a);
+    values[1] = taps[2] * (a * at_a) - taps[0] * at_a;
+    values[2] = taps[0] * at_b + taps[2] * (b * at_b);
+    values[3] = taps[2] * (b * at_b) - taps[0] * at_b;
+    values[4] = taps[2];
+    values[5] = taps[1];
+  }
+};
+
+// ... and the adjoint of that.
+template <typename T>
+struct Stride2KernelAdjoint : Stride2Weights {
+  using Of = Stride2Kernel<T>;
+  static constexpr int kPixels = 3;
+  template <typename V>
+  EPIGRAF_HD static void apply(const V* values, V* taps) {
+    constexpr T a = Of::a, b = Of::b;
+    taps[0] = (values[0] - values[1]) * Of::at_a + (values[2] - values[3]) * Of::at_b;
+    taps[1] = values[5];
+    taps[2] = (values[0] + values[1]) * (a * Of::at_a) + (values[2] + values[3]) * (b * Of::at_b) +
+              values[4];
+  }
+};
 
 // Pixels [kPixels, kPixels] to points [kPoints, kPoints], by rows, then by columns: read(i, j) is a
 // pixel, write(place, v) takes a point. Between the two only the transformed rows are kept. Lines
@@ -190,7 +291,7 @@ EPIGRAF_HD void square_to_points(Read read, Write write) {
     V line[n];
     Transform::apply(rows[j], line);
     EPIGRAF_UNROLL
-    for (int i = 0; i < n; ++i) write(point_place<n>(i, j), line[i]);
+    for (int i = 0; i < n; ++i) write(Transform::place(i, j), line[i]);
   }
 }
 
@@ -202,7 +303,7 @@ EPIGRAF_HD void square_from_points(Read read, Write write) {
   for (int j = 0; j < n; ++j) {
     V points[n], line[m];
     EPIGRAF_UNROLL
-    for (int i = 0; i < n; ++i) points[i] = read(point_place<n>(i, j));
+    for (int i = 0; i < n; ++i) points[i] = read(Transform::place(i, j));
     Transform::apply(points, line);
     EPIGRAF_UNROLL
     for (int i = 0; i < m; ++i) columns[i][j] = line[i];
@@ -216,15 +317,16 @@ EPIGRAF_HD void square_from_points(Read read, Write write) {
   }
 }
 
-// Which of the transforms, in the order of the structs above.
+// Which of the transforms of pictures, in the order of the structs above.
 enum class WinogradTransform : int {
   stride1_input,
   stride1_output,
   stride1_output_adjoint,
   stride2_input,
+  stride2_output,
   stride2_output_adjoint,
-  stride1_kernel,
-  stride1_turned_kernel,
+  transposed_input,
+  transposed_output,
 };
 
 // A picture with its channels last, and a run of its tiles as points.
@@ -237,6 +339,18 @@ struct WinogradTiles {
   int64_t first, count;             // the run of tiles, counted over the batch
   T* pixels;                        // [B, H, W, C]; written where the transform is an output
   T* points;                        // [points, count, C]
+};
+
+// Kernels of 3x3 taps, and the matrices of their values at the 36 points of a stride.
+template <typename T>
+struct WinogradKernels {
+  int stride;
+  bool turned;  // by 180 degrees (winograd 8)
+  int64_t rows, columns;
+  int64_t row_step, column_step;  // from a kernel to its neighbours; its own taps are a run of nine
+  int64_t width;                  // of a panel of columns, which it divides
+  T* taps;
+  T* points;  // [36, columns / width, rows, width]
 };
 
 // Where a tile begins.

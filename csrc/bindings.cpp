@@ -525,12 +525,19 @@ void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>&
 // sizes: rows, columns, from a kernel to those in the next row and column, width of a panel;
 // adjoint: points to taps.
 template <typename T>
-void winograd_kernels(const Launch& launch, int stride, bool turned, bool adjoint,
+void winograd_kernels(const Launch& launch, int stride, bool turned, bool adjoint, double gain,
                       const std::array<int64_t, 5>& sizes, uintptr_t taps, uintptr_t points) {
   const auto& [rows, columns, row_step, column_step, width] = sizes;
-  const epigraf::WinogradKernels<T> p{stride,  turned,           rows,
-                                      columns, row_step,         column_step,
-                                      width,   pointer<T>(taps), pointer<T>(points)};
+  const epigraf::WinogradKernels<T> p{stride,
+                                      turned,
+                                      rows,
+                                      columns,
+                                      row_step,
+                                      column_step,
+                                      width,
+                                      static_cast<T>(gain),
+                                      pointer<T>(taps),
+                                      pointer<T>(points)};
   const auto run =
       adjoint ? epigraf::winograd_kernels_adjoint_cpu<T> : epigraf::winograd_kernels_cpu<T>;
   dispatch(launch, p, run, [](const auto&, epigraf::Stream) {
@@ -779,11 +786,11 @@ PYBIND11_MODULE(_C, m) {
                        uintptr_t pixels, uintptr_t points) {
     EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
   });
-  m.def("winograd_kernels",
-        [](const Launch& launch, int stride, bool turned, bool adjoint,
-           const std::array<int64_t, 5>& sizes, uintptr_t taps, uintptr_t points) {
-          EPIGRAF_BY_TYPE(winograd_kernels, launch, stride, turned, adjoint, sizes, taps, points);
-        });
+  m.def("winograd_kernels", [](const Launch& launch, int stride, bool turned, bool adjoint,
+                               double gain, const std::array<int64_t, 5>& sizes, uintptr_t taps,
+                               uintptr_t points) {
+    EPIGRAF_BY_TYPE(winograd_kernels, launch, stride, turned, adjoint, gain, sizes, taps, points);
+  });
   m.def("panel_products", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
                              uintptr_t left, uintptr_t right, uintptr_t result) {
     EPIGRAF_BY_TYPE(panel_products, launch, sizes, left, right, result);

@@ -48,7 +48,7 @@ EPIGRAF_HD void block_to_points(const WinogradKernels<T>& p, int64_t row, int64_
   square_to_points<Transform, Vector>(
       [&](int i, int j) EPIGRAF_INLINE_LAMBDA {
         const int k = i * 3 + j;
-        return S::load(kernels.taps[p.turned ? kTaps - 1 - k : k]);
+        return S::load(kernels.taps[p.turned ? kTaps - 1 - k : k]) * p.gain;
       },
       [&](int place, Vector v) EPIGRAF_INLINE_LAMBDA { S::store(points + place * next, v); });
 }
@@ -63,7 +63,7 @@ EPIGRAF_HD void block_to_taps(const WinogradKernels<T>& p, int64_t row, int64_t 
       [&](int place) EPIGRAF_INLINE_LAMBDA { return S::load(points + place * next); },
       [&](int i, int j, Vector v) EPIGRAF_INLINE_LAMBDA {
         const int k = i * 3 + j;
-        S::store(kernels.taps[p.turned ? kTaps - 1 - k : k], v);
+        S::store(kernels.taps[p.turned ? kTaps - 1 - k : k], v * p.gain);
       });
   kernels.write();
 }

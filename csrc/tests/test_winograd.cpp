@@ -200,7 +200,7 @@ void kernels_have_the_values_of_their_polynomials(int stride, int64_t width, boo
   const auto weight = random_values<T>(kColumns * kRows * 9, -1, 1, 11);
   std::vector<T> points(36 * kRows * kColumns), taps(weight);
   winograd_kernels_cpu(WinogradKernels<T>{stride, turned, kRows, kColumns, 9, 9 * kRows, width,
-                                          taps.data(), points.data()},
+                                          T(0.5), taps.data(), points.data()},
                        3);
   const auto place = stride == 1 ? Stride1Points::place : Stride2Weights::place;
   for (int64_t row = 0; row < kRows; ++row)
@@ -209,7 +209,8 @@ void kernels_have_the_values_of_their_polynomials(int stride, int64_t width, boo
       std::vector<double> lines[3];
       for (int i = 0; i < 3; ++i) {
         double line[3];
-        for (int j = 0; j < 3; ++j) line[j] = turned ? kernel[8 - i * 3 - j] : kernel[i * 3 + j];
+        for (int j = 0; j < 3; ++j)
+          line[j] = 0.5 * (turned ? kernel[8 - i * 3 - j] : kernel[i * 3 + j]);
         lines[i] = line_values(line, stride, 1);
       }
       const int64_t at = (column / width * kRows + row) * width + column % width;
@@ -240,8 +241,8 @@ TEST(the_points_of_kernels_and_their_adjoint) {
     auto taps = random_values<double>(kRows * kColumns * 9, -1, 1, 20);
     auto other = random_values<double>(36 * kRows * kColumns, -1, 1, 21);
     std::vector<double> points(other.size()), back(taps.size());
-    WinogradKernels<double> p{stride, false,    kRows,       kColumns,     9 * kColumns,
-                              9,      kColumns, taps.data(), points.data()};
+    WinogradKernels<double> p{stride, false,    kRows, kColumns,    9 * kColumns,
+                              9,      kColumns, 3.0,   taps.data(), points.data()};
     winograd_kernels_cpu(p, 2);
     p.taps = back.data();
     p.points = other.data();

@@ -38,11 +38,15 @@ LEAST_OF_WEIGHTS = Least(64, 16)  # of a weight gradient, where torch's are slow
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """Stride and padding of a convolution and the size [H, W] of its input."""
+    """Stride and padding of a convolution, the size [H, W] of its input, the gain of its weight."""
 
     stride: int
     padding: int
     size: tuple[int, int]
+    gain: float = 1.0
+
+    def weight(self, weight: Tensor) -> Tensor:
+        return weight if self.gain == 1.0 else weight * self.gain
 
 
 def _few_products(x: Tensor, weight: torch.Size, size: tuple[int, ...], least: Least) -> bool:
@@ -56,39 +60,52 @@ def _is_pointwise(weight: torch.Size, g: ConvGeometry) -> bool:
     return weight[2:] == (1, 1) and g.stride == 1 and g.padding == 0
 
 
+def _plain_if_small(x: Tensor, weight: torch.Size) -> Tensor:
+    """x in plain order where the weight is much larger: for channels-last pictures torch copies the
+    weight on every call."""
+    small = x.device.type == "cpu" and weight.numel() > 8 * x.numel()
+    return x.contiguous() if small else x
+
+
 def _correlate(x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
-        return pointwise(x, weight)
+        return pointwise(x, g.weight(weight))
     size = tuple((n + 2 * g.padding - 3) // g.stride + 1 for n in x.shape[2:])
     if g.stride in LEAST and _few_products(x, weight.shape, size, LEAST[g.stride]):
-        return winograd(x, weight, stride=g.stride, padding=g.padding)
-    return F.conv2d(x, weight, stride=g.stride, padding=g.padding)
+        return winograd(x, weight, stride=g.stride, padding=g.padding, gain=g.gain)
+    plain = _plain_if_small(x, weight.shape)
+    y = F.conv2d(plain, g.weight(weight), stride=g.stride, padding=g.padding)
+    return y if plain is x else y.contiguous(memory_format=torch.channels_last)
 
 
 def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
-        return pointwise_input(y, weight)
+        return pointwise_input(y, g.weight(weight))
     small = tuple(y.shape[2:])
     whole = g.padding == 0 and g.size == tuple(2 * n + 1 for n in small)
     size = g.size if g.stride == 1 else small
     able = g.stride == 1 or (g.stride == 2 and whole)
     if able and _few_products(y, weight.shape, size, LEAST[g.stride]):
-        return winograd_input(y, weight, g.size, stride=g.stride, padding=g.padding)
+        return winograd_input(y, weight, g.size, stride=g.stride, padding=g.padding, gain=g.gain)
     s, p, k = g.stride, g.padding, weight.shape[2]
     extra = [n - ((m - 1) * s - 2 * p + k) for n, m in zip(g.size, y.shape[2:], strict=True)]
-    return F.conv_transpose2d(y, weight, stride=s, padding=p, output_padding=extra)
+    plain = _plain_if_small(y, weight.shape)
+    x = F.conv_transpose2d(plain, g.weight(weight), stride=s, padding=p, output_padding=extra)
+    return x if plain is y else x.contiguous(memory_format=torch.channels_last)
 
 
 def _gather(y: Tensor, x: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
     if _is_pointwise(shape, g):
-        return pointwise_weight(y, x)
+        return g.weight(pointwise_weight(y, x))
     if g.stride in LEAST and _few_products(y, shape, tuple(y.shape[2:]), LEAST_OF_WEIGHTS):
-        return winograd_weight(y, x, stride=g.stride, padding=g.padding)
+        return winograd_weight(y, x, stride=g.stride, padding=g.padding, gain=g.gain)
     s, p = [g.stride] * 2, [g.padding] * 2
+    y, x = _plain_if_small(y, shape), _plain_if_small(x, shape)
     weight, wanted = y.new_empty(1).expand(shape), [False, True, False]
-    return torch.ops.aten.convolution_backward(
+    grads = torch.ops.aten.convolution_backward(
         y, x, weight, None, s, p, [1, 1], False, [0, 0], 1, wanted
-    )[1]
+    )
+    return g.weight(grads[1])
 
 
 class _Forward(Function):
@@ -151,16 +168,18 @@ class _WeightAdjoint(Function):
         return grad_y, grad_x, None, None
 
 
-def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Correlate ``x`` [B, I, H, W] with ``weight`` [O, I, k, k].
+def conv2d(
+    x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0, gain: float = 1.0
+) -> Tensor:
+    """Correlate ``x`` [B, I, H, W] with ``gain`` times ``weight`` [O, I, k, k].
 
     Returns [B, O, H', W'] with H' = floor((H + 2 padding - k) / stride) + 1. Differentiable to any
     order. Its bias, where it has one, comes with what follows it (`epigraf.ops.activation`).
     """
     if torch.compiler.is_compiling():
-        return F.conv2d(x, weight, stride=stride, padding=padding)
+        return F.conv2d(x, weight * gain, stride=stride, padding=padding)
     height, width = x.shape[2:]
-    return _Forward.apply(x, weight, ConvGeometry(stride, padding, (height, width)))
+    return _Forward.apply(x, weight, ConvGeometry(stride, padding, (height, width), gain))
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:

@@ -204,8 +204,10 @@ class Conv2d(nn.Module):
         """Map ``x`` [B, I, H, W] to [B, O, H', W'] in its dtype and multiply by ``gain``."""
         total = self.activation.gain * gain
         of_weight = total if self.bias is None else 1.0  # else it comes with the nonlinearity
-        weight = (self.weight * (self.weight_gain * of_weight)).to(x.dtype)
-        y = conv2d_resample(x, weight, self.resample)
+        weight, weight_gain = self.weight, self.weight_gain * of_weight
+        if weight.dtype != x.dtype:
+            weight, weight_gain = (weight * weight_gain).to(x.dtype), 1.0
+        y = conv2d_resample(x, weight, self.resample, gain=weight_gain)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         curve = Curve(self.activation.slope, total / of_weight, clamp)
         return activation(y, self.bias, curve, overwrite=True)

@@ -104,7 +104,9 @@ def downsample2d(x: Tensor) -> Tensor:
     return _Down.apply(x)
 
 
-def conv2d_resample(x: Tensor, weight: Tensor, resample: Resample = Resample.NONE) -> Tensor:
+def conv2d_resample(
+    x: Tensor, weight: Tensor, resample: Resample = Resample.NONE, *, gain: float = 1.0
+) -> Tensor:
     """Convolve and resample by 2.
 
     NONE pads by k // 2. DOWN filters, then convolves with stride 2 (k = 1: filters at every second
@@ -116,15 +118,17 @@ def conv2d_resample(x: Tensor, weight: Tensor, resample: Resample = Resample.NON
         weight: [O, I, k, k], k = 1 or 3. A correlation kernel for NONE and DOWN; for UP a true
             convolution kernel over the zero-inserted image.
         resample: change of resolution.
+        gain: of the weight.
 
     Returns:
         [B, O, H, W], [B, O, H/2, W/2] or [B, O, 2H, 2W].
     """
     k = weight.shape[2]
     if resample is Resample.NONE:
-        return conv2d(x, weight, padding=k // 2)
+        return conv2d(x, weight, padding=k // 2, gain=gain)
     if k == 1:
-        return conv2d(downsample2d(x) if resample is Resample.DOWN else upsample2d(x), weight)
+        x = downsample2d(x) if resample is Resample.DOWN else upsample2d(x)
+        return conv2d(x, weight, gain=gain)
     if resample is Resample.DOWN:
-        return conv2d(blur2d(x, pad=2), weight, stride=2)
-    return blur2d(conv_transpose2d(x, weight.transpose(0, 1), stride=2), pad=1, gain=4.0)
+        return conv2d(blur2d(x, pad=2), weight, stride=2, gain=gain)
+    return blur2d(conv_transpose2d(x, weight.transpose(0, 1), stride=2), pad=1, gain=4.0 * gain)

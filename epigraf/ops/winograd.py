@@ -4,13 +4,13 @@ Three maps, with stride 1 or 2: the convolution, its adjoint in the input, and i
 weight. Each derivative of a map is again one of them, so `epigraf.models.convolution`
 differentiates them any number of times; here is no autograd.
 Source: Lavin and Gray 2016 (arXiv:1509.09308). Formulas: docs/math/winograd.md.
-Legend: B batch, I input channels, O output channels, H W, n = 36 or 81 points, T tiles.
+Legend: B batch, I input channels, O output channels, H W, n = 36 or 81 points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -25,8 +25,6 @@ TILE = 4  # pixels a side
 _CHUNK_BYTES = 4 << 20  # of points at a time: what stays in a cache of this core
 _LEAST_TILES = 32  # ... but enough rows for matrix products,
 _WEIGHTS_A_TILE = 1024  # ... the more, the larger the weights, which come from memory for each run
-# Points that share a weight (winograd 6): the first, how many weights, points of each.
-_GROUPS = {36: ((0, 36, 1),), 81: ((0, 25, 1), (25, 5, 4), (45, 5, 4), (65, 1, 16))}
 
 
 class _Transform(IntEnum):
@@ -43,25 +41,60 @@ class _Transform(IntEnum):
 
 
 @dataclass(frozen=True)
+class _Way:
+    """Transforms to points and back, and groups of points that share one of the 36 weights
+    (winograd 6): how many weights, points of each."""
+
+    stride: int
+    groups: tuple[tuple[int, int], ...]
+    read: _Transform
+    write: _Transform
+    write_adjoint: _Transform
+
+    @property
+    def points(self) -> int:
+        return sum(count * copies for count, copies in self.groups)
+
+    def by_weight(self, *points: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+        """The weights of each group, and its points [n, count, C] as matrices, those that share a
+        weight below one another: [weights, copies count, C]."""
+        place = first = 0
+        for weights, copies in self.groups:
+            rows = slice(first, first + weights * copies)
+            matrices = (t[rows].view(weights, copies * t.shape[1], t.shape[2]) for t in points)
+            yield slice(place, place + weights), tuple(matrices)
+            place, first = place + weights, rows.stop
+
+
+_T = _Transform
+_STRIDE1 = _Way(1, ((36, 1),), _T.STRIDE1_INPUT, _T.STRIDE1_OUTPUT, _T.STRIDE1_OUTPUT_ADJOINT)
+_GROUPS = ((25, 1), (5, 4), (5, 4), (1, 16))
+_STRIDE2 = _Way(2, _GROUPS, _T.STRIDE2_INPUT, _T.STRIDE2_OUTPUT, _T.STRIDE2_OUTPUT_ADJOINT)
+_TRANSPOSED = replace(_STRIDE2, read=_T.TRANSPOSED_INPUT, write=_T.TRANSPOSED_OUTPUT)
+_WAYS = {1: _STRIDE1, 2: _STRIDE2}
+
+
+@dataclass(frozen=True)
 class _Tiling:
     """Tiles of a batch: their rows and columns in a picture, and how many there are."""
 
+    way: _Way
     rows: int
     columns: int
     tiles: int
-    points: int
 
     def chunks(self, inputs: int, outputs: int, itemsize: int) -> Iterator[tuple[int, int]]:
         """(first, count) of runs of tiles whose points of all channels fit the cache."""
-        fitting = _CHUNK_BYTES // (self.points * (inputs + outputs) * itemsize)
+        fitting = _CHUNK_BYTES // (self.way.points * (inputs + outputs) * itemsize)
         size = max(fitting, _LEAST_TILES, inputs * outputs // _WEIGHTS_A_TILE)
         for first in range(0, self.tiles, size):
             yield first, min(size, self.tiles - first)
 
 
-def _tiling(batch: int, height: int, width: int, stride: int) -> _Tiling:
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    return _Tiling(rows, columns, batch * rows * columns, 36 if stride == 1 else 81)
+def _tiling(way: _Way, batch: int, size: tuple[int, ...]) -> _Tiling:
+    """Tiles of pictures of `size`: of those that are small, with stride 2."""
+    rows, columns = (-(-n // TILE) for n in size)
+    return _Tiling(way, rows, columns, batch * rows * columns)
 
 
 def runs_winograd(x: Tensor) -> bool:
@@ -70,8 +103,10 @@ def runs_winograd(x: Tensor) -> bool:
 
 
 @torch.no_grad()
-def winograd(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Correlate x [B, I, H, W] with weight [O, I, 3, 3]: [B, O, H', W'], channels-last.
+def winograd(
+    x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0, gain: float = 1.0
+) -> Tensor:
+    """Correlate x [B, I, H, W] with gain * weight [O, I, 3, 3]: [B, O, H', W'], channels-last.
 
     H' = (H + 2 padding - 3) // stride + 1, and W' alike (winograd 7); stride 1 or 2. float32 or
     float64 on a CPU; a float32 result is off by about six times as much as a direct sum
@@ -79,22 +114,23 @@ def winograd(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) ->
     Raises ValueError for a wrong shape, stride or device, TypeError for a wrong dtype.
     """
     _check("winograd", "x", x, weight, 1, stride)
-    height, width = ((n + 2 * padding - 3) // stride + 1 for n in x.shape[2:])
-    tiling = _tiling(len(x), height, width, stride)
-    read, write = (
-        (_Transform.STRIDE1_INPUT, _Transform.STRIDE1_OUTPUT)
-        if stride == 1
-        else (_Transform.STRIDE2_INPUT, _Transform.STRIDE2_OUTPUT)
-    )
-    points = _weight_points(weight.transpose(0, 1), stride, turned=False)
-    y = _pictures(x, len(weight), (height, width))
-    _convolve(read, write, _channels_last(x), points, y, tiling, padding)
+    size = _output_size(x, stride, padding)
+    tiling = _tiling(_WAYS[stride], len(x), size)
+    y = _pictures(x, len(weight), size)
+    points = _weight_points(weight.transpose(0, 1), tiling.way, gain, turned=False)
+    _convolve(_channels_last(x), points, y, tiling, padding)
     return y
 
 
 @torch.no_grad()
 def winograd_input(
-    y: Tensor, weight: Tensor, size: tuple[int, int], *, stride: int = 1, padding: int = 0
+    y: Tensor,
+    weight: Tensor,
+    size: tuple[int, int],
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    gain: float = 1.0,
 ) -> Tensor:
     """The adjoint of `winograd` in its input: y [B, O, H', W'] to [B, I, H, W], size = (H, W).
 
@@ -109,97 +145,66 @@ def winograd_input(
             f"{op}: stride 2 needs padding 0 and the size {[2 * height + 1, 2 * width + 1]}, "
             f"got {padding} and {list(size)}"
         )
-    points = _weight_points(weight, stride, turned=True)
     x, y = _pictures(y, weight.shape[1], size), _channels_last(y)
     if stride == 1:
-        read, write = _Transform.STRIDE1_INPUT, _Transform.STRIDE1_OUTPUT
-        _convolve(read, write, y, points, x, _tiling(len(y), *size, stride), 2 - padding)
+        tiling = _tiling(_STRIDE1, len(y), size)
+        _convolve(y, _weight_points(weight, tiling.way, gain, turned=True), x, tiling, 2 - padding)
         return x
-    read, write = _Transform.TRANSPOSED_INPUT, _Transform.TRANSPOSED_OUTPUT
-    _convolve(read, write, y, points, x, _tiling(len(y), height, width, stride), 1)
+    tiling = _tiling(_TRANSPOSED, len(y), (height, width))
+    _convolve(y, _weight_points(weight, tiling.way, gain, turned=True), x, tiling, 1)
     if height % TILE == 0:  # the last row and column lie beyond whole tiles
-        x[:, :, -1:] = F.conv_transpose2d(y[:, :, -1:], weight[:, :, 2:], stride=(1, 2))
+        taps = weight[:, :, 2:] * gain
+        x[:, :, -1:] = F.conv_transpose2d(y[:, :, -1:], taps, stride=(1, 2))
     if width % TILE == 0:
-        x[..., -1:] = F.conv_transpose2d(y[..., -1:], weight[..., 2:], stride=(2, 1))
+        taps = weight[..., 2:] * gain
+        x[..., -1:] = F.conv_transpose2d(y[..., -1:], taps, stride=(2, 1))
     return x
 
 
 @torch.no_grad()
-def winograd_weight(y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+def winograd_weight(
+    y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0, gain: float = 1.0
+) -> Tensor:
     """The adjoint of `winograd` in its weight (winograd 9): [O, I, 3, 3] of y [B, O, H', W'] and
     x [B, I, H, W]; H' = (H + 2 padding - 3) // stride + 1. Raises as `winograd`."""
     op = "winograd_weight"
     check_like(op, "y", y, "x", x)
     _check_place(op, "x", x)
     _check_stride(op, stride)
-    height, width = ((n + 2 * padding - 3) // stride + 1 for n in x.shape[2:])
-    check_shape(op, "y", y, "[B, O, H', W']", (len(x), y.shape[1], height, width))
-    tiling = _tiling(len(y), height, width, stride)
-    y, x = _channels_last(y), _channels_last(x)
-    kind = _Transform
-    of_y, of_x = (
-        (kind.STRIDE1_OUTPUT_ADJOINT, kind.STRIDE1_INPUT)
-        if stride == 1
-        else (kind.STRIDE2_OUTPUT_ADJOINT, kind.STRIDE2_INPUT)
-    )
-    channels_y, channels_x = y.shape[1], x.shape[1]
+    size = _output_size(x, stride, padding)
+    check_shape(op, "y", y, "[B, O, H', W']", (len(x), y.shape[1], *size))
+    tiling = _tiling(_WAYS[stride], len(y), size)
+    y, x, way = _channels_last(y), _channels_last(x), tiling.way
+    outputs, inputs = y.shape[1], x.shape[1]
     make = x.new_empty if tiling.tiles else x.new_zeros
-    total = make(36, channels_y, channels_x)
-    for first, count in tiling.chunks(channels_x, channels_y, x.element_size()):
-        points_y = _to_points(of_y, y, tiling, first, count, 0)
-        points_x = _to_points(of_x, x, tiling, first, count, padding)
-        for (left, right), place in zip(
-            _by_weight(points_y, points_x), _weights(tiling.points), strict=True
-        ):
+    total = make(36, outputs, inputs)
+    for first, count in tiling.chunks(inputs, outputs, x.element_size()):
+        points_y = _to_points(way.write_adjoint, y, tiling, first, count, 0)
+        points_x = _to_points(way.read, x, tiling, first, count, padding)
+        for place, (left, right) in way.by_weight(points_y, points_x):
             add_products(left, right, total[place], add=first > 0)
-    weight = x.new_empty(channels_y, channels_x, 3, 3)
-    _run_kernels(weight, total, stride, adjoint=True)
+    weight = x.new_empty(outputs, inputs, 3, 3)
+    _run_kernels(weight, total, way, gain, adjoint=True)
     return weight
 
 
-def _convolve(
-    read: _Transform,
-    write: _Transform,
-    x: Tensor,
-    weights: Tensor,
-    y: Tensor,
-    tiling: _Tiling,
-    padding: int,
-) -> None:
+def _convolve(x: Tensor, weights: Tensor, y: Tensor, tiling: _Tiling, padding: int) -> None:
     """Pictures x [B, I, H, W] to points, products with weights (of `_weight_points`) there, points
     to pictures y [B, O, H', W']; both channels-last."""
-    outputs = y.shape[1]
+    way, outputs = tiling.way, y.shape[1]
     for first, count in tiling.chunks(x.shape[1], outputs, x.element_size()):
-        points_x = _to_points(read, x, tiling, first, count, padding)
-        points_y = x.new_empty(tiling.points, count, outputs)
-        for (left, result), place in zip(
-            _by_weight(points_x, points_y), _weights(tiling.points), strict=True
-        ):
+        points_x = _to_points(way.read, x, tiling, first, count, padding)
+        points_y = x.new_empty(way.points, count, outputs)
+        for place, (left, result) in way.by_weight(points_x, points_y):
             products(left, weights[place], result)
-        _run(write, y, points_y, tiling, first, count, 0)
-
-
-def _by_weight(*points: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Points [n, count, C] of a tiling as matrices, those that share a weight below one another:
-    [weights, copies count, C] of each, group by group."""
-    for first, weights, copies in _GROUPS[len(points[0])]:
-        rows = slice(first, first + weights * copies)
-        yield tuple(t[rows].view(weights, copies * t.shape[1], t.shape[2]) for t in points)
-
-
-def _weights(points: int) -> Iterator[slice]:
-    """Where the weights of each group lie among the 36."""
-    place = 0
-    for _, weights, _ in _GROUPS[points]:
-        yield slice(place, place + weights)
-        place += weights
+        _run(way.write, y, points_y, tiling, first, count, 0)
 
 
 def _to_points(
     transform: _Transform, x: Tensor, tiling: _Tiling, first: int, count: int, padding: int
 ) -> Tensor:
     """[n, count, C] of a run of tiles of x [B, C, H, W], channels-last."""
-    points = x.new_empty(tiling.points, count, x.shape[1])
+    points = x.new_empty(tiling.way.points, count, x.shape[1])
     _run(transform, x, points, tiling, first, count, padding)
     return points
 
@@ -228,18 +233,24 @@ def _pictures(like: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
 
 
-def _weight_points(weight: Tensor, stride: int, *, turned: bool) -> Tensor:
-    """Values of weight [I, O, 3, 3] at the points of a stride: [36, O / 64 I, 64], panels of 64
+def _weight_points(weight: Tensor, way: _Way, gain: float, *, turned: bool) -> Tensor:
+    """Values of gain * weight [I, O, 3, 3] at the points of a way: [36, O / 64 I, 64], panels of 64
     columns of the matrices [I, O] one after another; [36, I, O] where O is no multiple of 64."""
     rows, columns = weight.shape[:2]
     width = columns if columns % PANEL else PANEL
     points = weight.new_empty(36, rows * columns // max(width, 1), width)
-    _run_kernels(weight, points, stride, turned=turned)
+    _run_kernels(weight, points, way, gain, turned=turned)
     return points
 
 
 def _run_kernels(
-    weight: Tensor, points: Tensor, stride: int, *, turned: bool = False, adjoint: bool = False
+    weight: Tensor,
+    points: Tensor,
+    way: _Way,
+    gain: float,
+    *,
+    turned: bool = False,
+    adjoint: bool = False,
 ) -> None:
     """Kernels [rows, columns, 3, 3] to points in panels of points.shape[2] columns, or back."""
     if weight.stride()[2:] != (3, 1):
@@ -247,7 +258,12 @@ def _run_kernels(
     sizes = (*weight.shape[:2], *weight.stride()[:2], points.shape[2])
     addresses = weight.data_ptr(), points.data_ptr()
     launch = _native.launch(weight)
-    _native.core().winograd_kernels(launch, stride, turned, adjoint, sizes, *addresses)
+    _native.core().winograd_kernels(launch, way.stride, turned, adjoint, gain, sizes, *addresses)
+
+
+def _output_size(x: Tensor, stride: int, padding: int) -> tuple[int, int]:
+    height, width = ((n + 2 * padding - 3) // stride + 1 for n in x.shape[2:])
+    return height, width
 
 
 def _check(op: str, name: str, x: Tensor, weight: Tensor, axis: int, stride: int) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from epigraf.models import convolution
 from epigraf.models.convolution import conv2d, conv_transpose2d
 
 
@@ -50,6 +51,46 @@ def test_conv2d_is_the_sum_over_taps(
     y = conv2d(x, weight, stride=stride, padding=padding)
     expected = loop_conv(x, weight, stride, padding)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pictures_much_smaller_than_the_weight(stride: int, channels_last: bool) -> None:
+    """torch then gets them in plain order; they come back in the order they had."""
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    x = normal(1, 24, 5, 5).contiguous(memory_format=order).requires_grad_()
+    weight = normal(40, 24, 3, 3, seed=1).requires_grad_()
+    y = conv2d(x, weight, stride=stride)
+    expected = loop_conv(x, weight, stride, 0)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    assert y.is_contiguous(memory_format=order)
+    grad = normal(*y.shape, seed=2).contiguous(memory_format=order)
+    ours = torch.autograd.grad(y, [x, weight], grad)
+    for got, theirs in zip(ours, torch.autograd.grad(expected, [x, weight], grad), strict=True):
+        torch.testing.assert_close(got, theirs, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize("few", [False, True], ids=["direct", "winograd"])
+def test_a_gain_is_that_of_the_weight(
+    kernel: int, stride: int, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In values, gradients and the gradients of a gradient penalty."""
+    if few:
+        one = convolution.Least(1, 1)
+        monkeypatch.setattr(convolution, "LEAST", {1: one, 2: one})
+        monkeypatch.setattr(convolution, "LEAST_OF_WEIGHTS", one)
+    x, weight = normal(2, 3, 9, 9).requires_grad_(), normal(4, 3, kernel, kernel, seed=1)
+    weight.requires_grad_()
+
+    def of(y: Tensor) -> tuple[Tensor, ...]:
+        (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return (y, grad, *torch.autograd.grad(grad.square().sum(), [x, weight]))
+
+    ours = of(conv2d(x, weight, stride=stride, gain=0.25))
+    theirs = of(F.conv2d(x, weight * 0.25, stride=stride))
+    for got, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -349,6 +349,7 @@ struct WinogradKernels {
   int64_t rows, columns;
   int64_t row_step, column_step;  // from a kernel to its neighbours; its own taps are a run of nine
   int64_t width;                  // of a panel of columns, which it divides
+  T gain;                         // of every tap
   T* taps;
   T* points;  // [36, columns / width, rows, width]
 };

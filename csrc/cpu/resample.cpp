@@ -1,0 +1,217 @@
+// Threads and SIMD around resample.h: a task makes one or two rows (four of them would not stay in
+// registers), down the columns into lines, then along those. Lines are short enough for the
+// first-level cache: of channels-last pictures the channels of a few pixels, else a piece of a row.
+#include "epigraf/resample.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "clone_run.h"
+#include "epigraf/half.h"
+#include "epigraf/launch.h"
+
+namespace epigraf {
+namespace {
+
+constexpr int64_t kLine = 512;
+
+// The rows of a task. Two of a blur share three of the five that they see.
+template <ResampleMap kMap>
+struct RowsOf : ResampleSteps<kMap> {
+  using Steps = ResampleSteps<kMap>;
+  static constexpr int kSteps = kMap == ResampleMap::blur ? 2 : 1;
+  static constexpr int kSeen = Steps::kWindow + (kSteps - 1) * Steps::kAdvance;
+  static constexpr int kLines = kSteps * Steps::kMade;
+};
+
+// Where they are: null outside of the picture.
+template <ResampleMap kMap, typename T, typename P>
+struct Task {
+  using R = RowsOf<kMap>;
+  const P* seen[R::kSeen];
+  P* made[R::kLines];
+  ResampleTaps<T> down, along;
+  int64_t width, steps, pad, lanes;  // steps: along a row
+
+  EPIGRAF_HD Task(const Resample<T, P>& p, int64_t plane, int64_t step)
+      : down(resample_taps<kMap>(T(1))), along(resample_taps<kMap>(p.gain)) {
+    const ResampleShape& s = p.shape;
+    const int64_t height = s.made(s.height), made_width = s.made(s.width);
+    width = s.width, steps = R::count(made_width), pad = s.pad, lanes = s.lanes();
+    for (int i = 0; i < R::kSeen; ++i) {
+      const int64_t y = step * R::kAdvance - pad + i;
+      const bool inside = y >= 0 && y < s.height;
+      seen[i] = inside ? p.x + (plane * s.height + y) * width * lanes : nullptr;
+    }
+    for (int i = 0; i < R::kLines; ++i) {
+      const int64_t y = R::place(step) + i;
+      const bool inside = y >= 0 && y < height;
+      made[i] = inside ? p.y + (plane * height + y) * made_width * lanes : nullptr;
+    }
+  }
+};
+
+// Bodies of loops over lanes are functions: arrays of a body itself would be arrays of lanes.
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void rows_to_lines_at(ResampleTaps<T> taps, const P* const* rows, T* lines,
+                                 int64_t pitch, int64_t k) {
+  using R = RowsOf<kMap>;
+  T window[R::kSeen];
+  EPIGRAF_UNROLL
+  for (int i = 0; i < R::kSeen; ++i) window[i] = T(rows[i][k]);
+  EPIGRAF_UNROLL
+  for (int i = 0; i < R::kLines; ++i) {
+    lines[i * pitch + k] =
+        resample_pixel<kMap>(taps, window + i / R::kMade * R::kAdvance, i % R::kMade);
+  }
+}
+
+// Down the columns: numbers `first` ... of the rows to the lines, which are `pitch` apart.
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void rows_to_lines(const Task<kMap, T, P>& task, int64_t first, T* lines, int64_t pitch,
+                              int64_t count) {
+  using R = RowsOf<kMap>;
+  alignas(64) static const P zeros[kLine] = {};
+  const P* rows[R::kSeen];
+  EPIGRAF_UNROLL
+  for (int i = 0; i < R::kSeen; ++i) rows[i] = task.seen[i] ? task.seen[i] + first : zeros;
+  const ResampleTaps<T> taps = task.down;
+  EPIGRAF_SIMD
+  for (int64_t k = 0; k < count; ++k) rows_to_lines_at<kMap>(taps, rows, lines, pitch, k);
+}
+
+template <ResampleMap kMap, int kFrom, int kTo, typename T, typename P>
+EPIGRAF_HD void line_to_pixels_at(ResampleTaps<T> taps, const T* const* window, P* const* made,
+                                  int64_t k) {
+  using R = RowsOf<kMap>;
+  T numbers[R::kWindow];
+  EPIGRAF_UNROLL
+  for (int i = 0; i < R::kWindow; ++i) numbers[i] = window[i][k * kFrom];
+  EPIGRAF_UNROLL
+  for (int i = 0; i < R::kMade; ++i) made[i][k * kTo] = P(resample_pixel<kMap>(taps, numbers, i));
+}
+
+// Along a line: `count` windows, whose numbers are window[i][0], window[i][kFrom] ..., to made[i].
+template <ResampleMap kMap, int kFrom, int kTo, typename T, typename P>
+EPIGRAF_HD void line_to_pixels(ResampleTaps<T> taps, const T* const* window, P* const* made,
+                               int64_t count) {
+  EPIGRAF_SIMD
+  for (int64_t k = 0; k < count; ++k) line_to_pixels_at<kMap, kFrom, kTo>(taps, window, made, k);
+}
+
+// Channels [c, c + count) of a channels-last task: the lines of the pixels of a window go round.
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void resample_channels(const Task<kMap, T, P>& task, int64_t c, int64_t count) {
+  using R = RowsOf<kMap>;
+  alignas(64) T lines[R::kWindow][R::kLines * kLine];
+  P unwanted[kLine];
+  const int64_t made_width = R::kMade * (task.steps - (R::kMade - 1));
+  for (int64_t step = 0; step < task.steps; ++step) {
+    const int64_t place = step * R::kAdvance;
+    for (int64_t at = step ? place + R::kWindow - R::kAdvance : 0; at < place + R::kWindow; ++at) {
+      const int64_t x = at - task.pad;
+      T* pixel = lines[at % R::kWindow];
+      if (x >= 0 && x < task.width) {
+        rows_to_lines(task, x * task.lanes + c, pixel, kLine, count);
+      } else {
+        std::fill_n(pixel, R::kLines * kLine, T(0));
+      }
+    }
+    for (int i = 0; i < R::kLines; ++i) {
+      if (!task.made[i]) continue;
+      const T* window[R::kWindow];
+      P* made[R::kMade];
+      for (int k = 0; k < R::kWindow; ++k) window[k] = lines[(place + k) % R::kWindow] + i * kLine;
+      for (int k = 0; k < R::kMade; ++k) {
+        const int64_t x = R::place(step) + k;
+        made[k] = x >= 0 && x < made_width ? task.made[i] + x * task.lanes + c : unwanted;
+      }
+      line_to_pixels<kMap, 1, 1>(task.along, window, made, count);
+    }
+  }
+}
+
+// Steps [first, end) of a line that begins with the first pixel that they see.
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void steps_along(const Task<kMap, T, P>& task, const T* line, P* row, int64_t first,
+                            int64_t end) {
+  using R = RowsOf<kMap>;
+  P unwanted;
+  const auto run = [&](int64_t begin, int64_t stop) EPIGRAF_INLINE_LAMBDA {
+    const T* window[R::kWindow];
+    P* made[R::kMade];
+    for (int i = 0; i < R::kWindow; ++i) window[i] = line + (begin - first) * R::kAdvance + i;
+    for (int i = 0; i < R::kMade; ++i) made[i] = row + R::place(begin) + i;
+    if (R::kUp && begin == 0) made[0] = &unwanted;
+    if (R::kUp && stop == task.steps && stop - begin == 1) made[R::kMade - 1] = &unwanted;
+    line_to_pixels<kMap, R::kAdvance, R::kMade>(task.along, window, made, stop - begin);
+  };
+  int64_t begin = first, stop = end;
+  if (R::kUp && begin == 0) run(0, 1), ++begin;
+  if (R::kUp && stop == task.steps) --stop;
+  run(begin, stop);
+  if (stop < end) run(stop, end);
+}
+
+// A task whose pixels are neighbours in memory, piece by piece.
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void resample_plane(const Task<kMap, T, P>& task) {
+  using R = RowsOf<kMap>;
+  alignas(64) T lines[R::kLines][kLine];
+  constexpr int64_t kPiece = (kLine - R::kWindow) / R::kAdvance + 1;
+  for (int64_t first = 0; first < task.steps; first += kPiece) {
+    const int64_t end = std::min(first + kPiece, task.steps);
+    const int64_t begin = first * R::kAdvance - task.pad, stop = begin + R::seen(end - first);
+    const int64_t inside = std::max<int64_t>(begin, 0), outside = std::min(stop, task.width);
+    for (T* line : lines) {
+      std::fill_n(line, inside - begin, T(0));
+      std::fill_n(line + (outside - begin), stop - outside, T(0));
+    }
+    rows_to_lines(task, inside, lines[0] + (inside - begin), kLine, outside - inside);
+    for (int i = 0; i < R::kLines; ++i)
+      if (task.made[i]) steps_along(task, lines[i], task.made[i], first, end);
+  }
+}
+
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void run_task(const Resample<T, P>& p, int64_t plane, int64_t step) {
+  const Task<kMap, T, P> task(p, plane, step);
+  if (!p.shape.channels_last) return resample_plane(task);
+  for (int64_t c = 0; c < task.lanes; c += kLine)
+    resample_channels(task, c, std::min(kLine, task.lanes - c));
+}
+
+template <ResampleMap kMap, typename T, typename P>
+void run(const Resample<T, P>& p, int threads) {
+  using R = RowsOf<kMap>;
+  const int64_t rows = (R::count(p.shape.made(p.shape.height)) + R::kSteps - 1) / R::kSteps;
+  const int64_t tasks = p.shape.planes() * rows;
+  with_vectors([&](auto bytes) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (tasks > 1)
+    for (int64_t task = 0; task < tasks; ++task) {
+      Clone<bytes()>::run(
+          [&]() EPIGRAF_INLINE_LAMBDA { run_task<kMap>(p, task / rows, task % rows * R::kSteps); });
+    }
+  });
+}
+
+}  // namespace
+
+template <typename T, typename P>
+void resample_cpu(const Resample<T, P>& params, int threads) {
+  switch (params.shape.map) {
+    case ResampleMap::blur:
+      return run<ResampleMap::blur>(params, threads);
+    case ResampleMap::down:
+      return run<ResampleMap::down>(params, threads);
+    case ResampleMap::up:
+      return run<ResampleMap::up>(params, threads);
+  }
+}
+
+template void resample_cpu(const Resample<float, float>&, int);
+template void resample_cpu(const Resample<double, double>&, int);
+template void resample_cpu(const Resample<float, Half>&, int);
+template void resample_cpu(const Resample<float, BFloat16>&, int);
+
+}  // namespace epigraf

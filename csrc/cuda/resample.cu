@@ -1,0 +1,140 @@
+// Resampling by two on a GPU (docs/math/resample.md). A thread makes a strip of a few rows, from
+// the top down: along each row that it sees, then, as soon as a window of rows is full, down them.
+// Threads lie along memory; neighbours find the pixels that they share in the first-level cache.
+#include "epigraf/resample.h"
+
+#include "channels.cuh"
+#include "device.cuh"
+#include "epigraf/half.h"
+
+namespace epigraf {
+namespace {
+
+constexpr int kStrip = 4;  // steps down the rows
+
+// Threads of a plane: blocks of lanes of a pixel, fastest, then steps along a row, then strips.
+struct Layout {
+  unsigned lane_blocks, columns, strips, threads;  // of 32 bits, whose division is not a call
+};
+
+// Where a thread works: `lane` of step `column` along the rows, from step `row` on down them.
+struct Place {
+  int64_t plane, row, column, lane;
+
+  __device__ Place(const Layout& layout, unsigned thread, int block) {
+    lane = int64_t(thread % layout.lane_blocks) * block;
+    thread /= layout.lane_blocks;
+    column = thread % layout.columns;
+    thread /= layout.columns;
+    row = int64_t(thread % layout.strips) * kStrip;
+    plane = thread / layout.strips;
+  }
+};
+
+// The pixels of one step along row `y` of x.
+template <ResampleMap kMap, int kBlock, typename T, typename P>
+__device__ void along_row(const Resample<T, P>& p, const Place& at, int64_t y,
+                          T (&made)[ResampleSteps<kMap>::kMade][kBlock]) {
+  using Steps = ResampleSteps<kMap>;
+  const ResampleShape& s = p.shape;
+  T windows[kBlock][Steps::kWindow];
+  const P* row = p.x + (at.plane * s.height + y) * s.width * s.lanes() + at.lane;
+  EPIGRAF_CUDA_UNROLL
+  for (int i = 0; i < Steps::kWindow; ++i) {
+    const int64_t x = at.column * Steps::kAdvance - s.pad + i;
+    ChannelBlock<kBlock, P> pixel = {};
+    if (y >= 0 && y < s.height && x >= 0 && x < s.width) pixel = load<kBlock>(row + x * s.lanes());
+    EPIGRAF_CUDA_UNROLL
+    for (int k = 0; k < kBlock; ++k) windows[k][i] = T(pixel[k]);
+  }
+  const ResampleTaps<T> taps = resample_taps<kMap>(p.gain);
+  EPIGRAF_CUDA_UNROLL
+  for (int i = 0; i < Steps::kMade; ++i) {
+    EPIGRAF_CUDA_UNROLL
+    for (int k = 0; k < kBlock; ++k) made[i][k] = resample_pixel<kMap>(taps, windows[k], i);
+  }
+}
+
+template <ResampleMap kMap, int kBlock, typename T, typename P>
+__global__ void __launch_bounds__(kBlockThreads) resample_kernel(Resample<T, P> p, Layout layout) {
+  using Steps = ResampleSteps<kMap>;
+  const ResampleShape& s = p.shape;
+  const unsigned thread = blockIdx.x * kBlockThreads + threadIdx.x;
+  if (thread >= layout.threads) return;
+  const Place at(layout, thread, kBlock);
+  const int64_t height = s.made(s.height), width = s.made(s.width);
+  const ResampleTaps<T> taps = resample_taps<kMap>(T(1));
+  T rows[Steps::kWindow][Steps::kMade][kBlock];  // go round
+  EPIGRAF_CUDA_UNROLL
+  for (int seen = 0; seen < int(Steps::seen(kStrip)); ++seen) {
+    along_row<kMap>(p, at, at.row * Steps::kAdvance - s.pad + seen, rows[seen % Steps::kWindow]);
+    const int first = seen + 1 - Steps::kWindow;  // of the window
+    if (first < 0 || first % Steps::kAdvance != 0) continue;
+    EPIGRAF_CUDA_UNROLL
+    for (int i = 0; i < Steps::kMade * Steps::kMade; ++i) {
+      const int64_t y = Steps::place(at.row + first / Steps::kAdvance) + i / Steps::kMade;
+      const int64_t x = Steps::place(at.column) + i % Steps::kMade;
+      ChannelBlock<kBlock, P> pixel;
+      EPIGRAF_CUDA_UNROLL
+      for (int k = 0; k < kBlock; ++k) {
+        T window[Steps::kWindow];
+        EPIGRAF_CUDA_UNROLL
+        for (int j = 0; j < Steps::kWindow; ++j)
+          window[j] = rows[(first + j) % Steps::kWindow][i % Steps::kMade][k];
+        pixel.channels[k] = P(resample_pixel<kMap>(taps, window, i / Steps::kMade));
+      }
+      if (y >= 0 && y < height && x >= 0 && x < width)
+        store(p.y + ((at.plane * height + y) * width + x) * s.lanes() + at.lane, pixel);
+    }
+  }
+}
+
+template <ResampleMap kMap, int kBlock, typename T, typename P>
+void launch(const Resample<T, P>& p, cudaStream_t stream) {
+  using Steps = ResampleSteps<kMap>;
+  const ResampleShape& s = p.shape;
+  const int64_t lane_blocks = s.lanes() / kBlock, columns = Steps::count(s.made(s.width));
+  const int64_t strips = (Steps::count(s.made(s.height)) + kStrip - 1) / kStrip;
+  const int64_t threads = s.planes() * strips * columns * lane_blocks;
+  if (threads == 0) return;
+  if (threads > std::numeric_limits<int>::max())
+    throw std::runtime_error("resample: too many elements for one launch");
+  const Layout layout = {unsigned(lane_blocks), unsigned(columns), unsigned(strips),
+                         unsigned(threads)};
+  EPIGRAF_LAUNCH((resample_kernel<kMap, kBlock, T, P>), blocks_for(threads, "resample"),
+                 kBlockThreads, 0, stream, p, layout);
+  check_cuda(cudaGetLastError(), "resample");
+}
+
+// Blocks of kVector channels where every one starts at 16 bytes.
+template <ResampleMap kMap, typename T, typename P>
+void launch_map(const Resample<T, P>& p, Stream stream) {
+  const auto handle = static_cast<cudaStream_t>(stream.handle);
+  if (p.shape.lanes() % kVector<P> == 0 && aligned(p.x) && aligned(p.y)) {
+    launch<kMap, kVector<P>>(p, handle);
+  } else {
+    launch<kMap, 1>(p, handle);
+  }
+}
+
+}  // namespace
+
+template <typename T, typename P>
+void resample_cuda(const Resample<T, P>& p, Stream stream) {
+  const DeviceGuard guard(stream.device, "resample");
+  switch (p.shape.map) {
+    case ResampleMap::blur:
+      return launch_map<ResampleMap::blur>(p, stream);
+    case ResampleMap::down:
+      return launch_map<ResampleMap::down>(p, stream);
+    case ResampleMap::up:
+      return launch_map<ResampleMap::up>(p, stream);
+  }
+}
+
+template void resample_cuda(const Resample<float, float>&, Stream);
+template void resample_cuda(const Resample<double, double>&, Stream);
+template void resample_cuda(const Resample<float, Half>&, Stream);
+template void resample_cuda(const Resample<float, BFloat16>&, Stream);
+
+}  // namespace epigraf

@@ -1,6 +1,7 @@
-// Threads and SIMD around resample.h: a task makes one or two rows (four of them would not stay in
-// registers), down the columns into lines, then along those. Lines are short enough for the
-// first-level cache: of channels-last pictures the channels of a few pixels, else a piece of a row.
+// Threads and SIMD around resample.h: a task makes one or two rows of a plane, down the columns
+// into lines, then along those. Channels-last the lanes are channels, up to a line of them, and the
+// lines of a window of pixels stay in the first-level cache; else the lanes are the pixels of a
+// row.
 #include "epigraf/resample.h"
 
 #include <algorithm>
@@ -13,9 +14,9 @@
 namespace epigraf {
 namespace {
 
-constexpr int64_t kLine = 512;
+constexpr int64_t kLine = 256;  // numbers
 
-// The rows of a task. Two of a blur share three of the five that they see.
+// The rows of a task. Two of a blur share three of the five that they see; four gain nothing more.
 template <ResampleMap kMap>
 struct RowsOf : ResampleSteps<kMap> {
   using Steps = ResampleSteps<kMap>;
@@ -31,13 +32,14 @@ struct Task {
   const P* seen[R::kSeen];
   P* made[R::kLines];
   ResampleTaps<T> down, along;
-  int64_t width, steps, pad, lanes;  // steps: along a row
+  int64_t width, made_width, steps, pad, lanes;  // steps: along a row
 
   EPIGRAF_HD Task(const Resample<T, P>& p, int64_t plane, int64_t step)
       : down(resample_taps<kMap>(T(1))), along(resample_taps<kMap>(p.gain)) {
     const ResampleShape& s = p.shape;
-    const int64_t height = s.made(s.height), made_width = s.made(s.width);
-    width = s.width, steps = R::count(made_width), pad = s.pad, lanes = s.lanes();
+    const int64_t height = s.made(s.height);
+    width = s.width, made_width = s.made(s.width), steps = R::count(made_width);
+    pad = s.pad, lanes = s.lanes();
     for (int i = 0; i < R::kSeen; ++i) {
       const int64_t y = step * R::kAdvance - pad + i;
       const bool inside = y >= 0 && y < s.height;
@@ -49,86 +51,121 @@ struct Task {
       made[i] = inside ? p.y + (plane * height + y) * made_width * lanes : nullptr;
     }
   }
+  // Lane `c` of column `x` in each row; zeros, up to a line, outside.
+  EPIGRAF_HD void look(int64_t x, int64_t c, const P** rows) const {
+    alignas(64) static const P zeros[kLine] = {};
+    const bool inside = x >= 0 && x < width;
+    EPIGRAF_UNROLL
+    for (int i = 0; i < R::kSeen; ++i)
+      rows[i] = inside && seen[i] ? seen[i] + x * lanes + c : zeros;
+  }
 };
 
-// Bodies of loops over lanes are functions: arrays of a body itself would be arrays of lanes.
+// Numbers `k` of the rows, down the columns. Bodies of loops over lanes are functions: arrays of a
+// body itself would be arrays of lanes.
 template <ResampleMap kMap, typename T, typename P>
-EPIGRAF_HD void rows_to_lines_at(ResampleTaps<T> taps, const P* const* rows, T* lines,
-                                 int64_t pitch, int64_t k) {
+EPIGRAF_HD void down_rows_at(ResampleTaps<T> taps, const P* const* rows, int64_t k, T* lines) {
   using R = RowsOf<kMap>;
   T window[R::kSeen];
   EPIGRAF_UNROLL
   for (int i = 0; i < R::kSeen; ++i) window[i] = T(rows[i][k]);
   EPIGRAF_UNROLL
-  for (int i = 0; i < R::kLines; ++i) {
-    lines[i * pitch + k] =
-        resample_pixel<kMap>(taps, window + i / R::kMade * R::kAdvance, i % R::kMade);
+  for (int i = 0; i < R::kLines; ++i)
+    lines[i] = resample_pixel<kMap>(taps, window + i / R::kMade * R::kAdvance, i % R::kMade);
+}
+
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void rows_to_lines_at(ResampleTaps<T> taps, const P* const* rows, T* lines, int64_t k) {
+  T numbers[RowsOf<kMap>::kLines];
+  down_rows_at<kMap>(taps, rows, k, numbers);
+  EPIGRAF_UNROLL
+  for (int i = 0; i < RowsOf<kMap>::kLines; ++i) lines[i * kLine + k] = numbers[i];
+}
+
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void rows_to_lines(ResampleTaps<T> taps, const P* const* rows, T* lines, int64_t count) {
+  EPIGRAF_SIMD
+  for (int64_t k = 0; k < count; ++k) rows_to_lines_at<kMap>(taps, rows, lines, k);
+}
+
+// Channels of a step along the rows: from new columns, and the lines of those before, whose oldest
+// the new ones replace.
+template <ResampleMap kMap, typename T, typename P>
+struct Step {
+  using R = RowsOf<kMap>;
+  static constexpr int kKept = R::kWindow - R::kAdvance;
+  const P* rows[R::kAdvance][R::kSeen];
+  T* kept[kKept];
+  P* made[R::kLines][R::kMade];
+
+  EPIGRAF_HD void run_at(ResampleTaps<T> down, ResampleTaps<T> along, int64_t k) const {
+    T fresh[R::kAdvance][R::kLines];
+    EPIGRAF_UNROLL
+    for (int j = 0; j < R::kAdvance; ++j) down_rows_at<kMap>(down, rows[j], k, fresh[j]);
+    EPIGRAF_UNROLL
+    for (int i = 0; i < R::kLines; ++i) {
+      T window[R::kWindow];
+      EPIGRAF_UNROLL
+      for (int j = 0; j < R::kWindow; ++j)
+        window[j] = j < kKept ? kept[j % kKept][i * kLine + k] : fresh[j - kKept][i];
+      EPIGRAF_UNROLL
+      for (int j = 0; j < R::kAdvance; ++j) kept[j][i * kLine + k] = fresh[j][i];
+      EPIGRAF_UNROLL
+      for (int j = 0; j < R::kMade; ++j) made[i][j][k] = P(resample_pixel<kMap>(along, window, j));
+    }
+  }
+  EPIGRAF_HD void run(const Task<kMap, T, P>& task, int64_t count) const {
+    const Step step = *this;
+    const ResampleTaps<T> down = task.down, along = task.along;
+    EPIGRAF_SIMD
+    for (int64_t k = 0; k < count; ++k) step.run_at(down, along, k);
+  }
+};
+
+// Channels [c, c + count) of a channels-last task.
+template <ResampleMap kMap, typename T, typename P>
+EPIGRAF_HD void resample_channels(const Task<kMap, T, P>& task, int64_t c, int64_t count) {
+  using R = RowsOf<kMap>;
+  constexpr int kKept = Step<kMap, T, P>::kKept;
+  alignas(64) T lines[kKept][R::kLines * kLine];
+  P unwanted[kLine];
+  Step<kMap, T, P> step;
+  for (int64_t i = 0; i < kKept; ++i) {
+    task.look(i - task.pad, c, step.rows[0]);
+    rows_to_lines<kMap>(task.down, step.rows[0], lines[i], count);
+  }
+  for (int64_t s = 0; s < task.steps; ++s) {
+    const int64_t first = s * R::kAdvance;
+    for (int i = 0; i < R::kAdvance; ++i) task.look(first + kKept + i - task.pad, c, step.rows[i]);
+    for (int i = 0; i < kKept; ++i) step.kept[i] = lines[(first + i) % kKept];
+    for (int i = 0; i < R::kLines * R::kMade; ++i) {
+      const int64_t x = R::place(s) + i % R::kMade;
+      P* row = task.made[i / R::kMade];
+      const bool wanted = row && x >= 0 && x < task.made_width;
+      step.made[i / R::kMade][i % R::kMade] = wanted ? row + x * task.lanes + c : unwanted;
+    }
+    step.run(task, count);
   }
 }
 
-// Down the columns: numbers `first` ... of the rows to the lines, which are `pitch` apart.
 template <ResampleMap kMap, typename T, typename P>
-EPIGRAF_HD void rows_to_lines(const Task<kMap, T, P>& task, int64_t first, T* lines, int64_t pitch,
-                              int64_t count) {
-  using R = RowsOf<kMap>;
-  alignas(64) static const P zeros[kLine] = {};
-  const P* rows[R::kSeen];
-  EPIGRAF_UNROLL
-  for (int i = 0; i < R::kSeen; ++i) rows[i] = task.seen[i] ? task.seen[i] + first : zeros;
-  const ResampleTaps<T> taps = task.down;
-  EPIGRAF_SIMD
-  for (int64_t k = 0; k < count; ++k) rows_to_lines_at<kMap>(taps, rows, lines, pitch, k);
-}
-
-template <ResampleMap kMap, int kFrom, int kTo, typename T, typename P>
 EPIGRAF_HD void line_to_pixels_at(ResampleTaps<T> taps, const T* const* window, P* const* made,
                                   int64_t k) {
   using R = RowsOf<kMap>;
   T numbers[R::kWindow];
   EPIGRAF_UNROLL
-  for (int i = 0; i < R::kWindow; ++i) numbers[i] = window[i][k * kFrom];
+  for (int i = 0; i < R::kWindow; ++i) numbers[i] = window[i][k * R::kAdvance];
   EPIGRAF_UNROLL
-  for (int i = 0; i < R::kMade; ++i) made[i][k * kTo] = P(resample_pixel<kMap>(taps, numbers, i));
+  for (int i = 0; i < R::kMade; ++i)
+    made[i][k * R::kMade] = P(resample_pixel<kMap>(taps, numbers, i));
 }
 
-// Along a line: `count` windows, whose numbers are window[i][0], window[i][kFrom] ..., to made[i].
-template <ResampleMap kMap, int kFrom, int kTo, typename T, typename P>
+// Along a line of neighbours in memory: `count` steps.
+template <ResampleMap kMap, typename T, typename P>
 EPIGRAF_HD void line_to_pixels(ResampleTaps<T> taps, const T* const* window, P* const* made,
                                int64_t count) {
   EPIGRAF_SIMD
-  for (int64_t k = 0; k < count; ++k) line_to_pixels_at<kMap, kFrom, kTo>(taps, window, made, k);
-}
-
-// Channels [c, c + count) of a channels-last task: the lines of the pixels of a window go round.
-template <ResampleMap kMap, typename T, typename P>
-EPIGRAF_HD void resample_channels(const Task<kMap, T, P>& task, int64_t c, int64_t count) {
-  using R = RowsOf<kMap>;
-  alignas(64) T lines[R::kWindow][R::kLines * kLine];
-  P unwanted[kLine];
-  const int64_t made_width = R::kMade * (task.steps - (R::kMade - 1));
-  for (int64_t step = 0; step < task.steps; ++step) {
-    const int64_t place = step * R::kAdvance;
-    for (int64_t at = step ? place + R::kWindow - R::kAdvance : 0; at < place + R::kWindow; ++at) {
-      const int64_t x = at - task.pad;
-      T* pixel = lines[at % R::kWindow];
-      if (x >= 0 && x < task.width) {
-        rows_to_lines(task, x * task.lanes + c, pixel, kLine, count);
-      } else {
-        std::fill_n(pixel, R::kLines * kLine, T(0));
-      }
-    }
-    for (int i = 0; i < R::kLines; ++i) {
-      if (!task.made[i]) continue;
-      const T* window[R::kWindow];
-      P* made[R::kMade];
-      for (int k = 0; k < R::kWindow; ++k) window[k] = lines[(place + k) % R::kWindow] + i * kLine;
-      for (int k = 0; k < R::kMade; ++k) {
-        const int64_t x = R::place(step) + k;
-        made[k] = x >= 0 && x < made_width ? task.made[i] + x * task.lanes + c : unwanted;
-      }
-      line_to_pixels<kMap, 1, 1>(task.along, window, made, count);
-    }
-  }
+  for (int64_t k = 0; k < count; ++k) line_to_pixels_at<kMap>(taps, window, made, k);
 }
 
 // Steps [first, end) of a line that begins with the first pixel that they see.
@@ -144,7 +181,7 @@ EPIGRAF_HD void steps_along(const Task<kMap, T, P>& task, const T* line, P* row,
     for (int i = 0; i < R::kMade; ++i) made[i] = row + R::place(begin) + i;
     if (R::kUp && begin == 0) made[0] = &unwanted;
     if (R::kUp && stop == task.steps && stop - begin == 1) made[R::kMade - 1] = &unwanted;
-    line_to_pixels<kMap, R::kAdvance, R::kMade>(task.along, window, made, stop - begin);
+    line_to_pixels<kMap>(task.along, window, made, stop - begin);
   };
   int64_t begin = first, stop = end;
   if (R::kUp && begin == 0) run(0, 1), ++begin;
@@ -167,7 +204,9 @@ EPIGRAF_HD void resample_plane(const Task<kMap, T, P>& task) {
       std::fill_n(line, inside - begin, T(0));
       std::fill_n(line + (outside - begin), stop - outside, T(0));
     }
-    rows_to_lines(task, inside, lines[0] + (inside - begin), kLine, outside - inside);
+    const P* rows[R::kSeen];
+    task.look(inside, 0, rows);
+    rows_to_lines<kMap>(task.down, rows, lines[0] + (inside - begin), outside - inside);
     for (int i = 0; i < R::kLines; ++i)
       if (task.made[i]) steps_along(task, lines[i], task.made[i], first, end);
   }

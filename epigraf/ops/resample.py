@@ -110,9 +110,9 @@ def _resample_reference(x: Tensor, call: _Call) -> Tensor:
     """A map in plain torch: any dtype and device, differentiable at any order."""
     if x.dtype != wide(x.dtype):
         return _resample_reference(x.to(wide(x.dtype)), call).to(x.dtype)
-    x = dense(x)
-    if x.numel() == 0:
-        return x.new_zeros(call.size(x))
+    x, size = dense(x), call.size(x)
+    if x.numel() == 0 or 0 in size:
+        return x.new_zeros(size)
     if call.map is _Map.UP:
         y = F.interpolate(
             F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False

@@ -115,7 +115,7 @@ struct Step {
     }
   }
   EPIGRAF_HD void run(const Task<kMap, T, P>& task, int64_t count) const {
-    const Step step = *this;
+    const Step step = *this;  // in registers: nothing that is stored can change it
     const ResampleTaps<T> down = task.down, along = task.along;
     EPIGRAF_SIMD
     for (int64_t k = 0; k < count; ++k) step.run_at(down, along, k);
@@ -168,7 +168,8 @@ EPIGRAF_HD void line_to_pixels(ResampleTaps<T> taps, const T* const* window, P* 
   for (int64_t k = 0; k < count; ++k) line_to_pixels_at<kMap>(taps, window, made, k);
 }
 
-// Steps [first, end) of a line that begins with the first pixel that they see.
+// Steps [first, end) of a line that begins with the first pixel that they see. The first and the
+// last one of `up` are runs of their own, which make one pixel outside.
 template <ResampleMap kMap, typename T, typename P>
 EPIGRAF_HD void steps_along(const Task<kMap, T, P>& task, const T* line, P* row, int64_t first,
                             int64_t end) {
@@ -178,16 +179,21 @@ EPIGRAF_HD void steps_along(const Task<kMap, T, P>& task, const T* line, P* row,
     const T* window[R::kWindow];
     P* made[R::kMade];
     for (int i = 0; i < R::kWindow; ++i) window[i] = line + (begin - first) * R::kAdvance + i;
-    for (int i = 0; i < R::kMade; ++i) made[i] = row + R::place(begin) + i;
-    if (R::kUp && begin == 0) made[0] = &unwanted;
-    if (R::kUp && stop == task.steps && stop - begin == 1) made[R::kMade - 1] = &unwanted;
+    for (int i = 0; i < R::kMade; ++i) {
+      const int64_t x = R::place(begin) + i;
+      made[i] = x >= 0 && x < task.made_width ? row + x : &unwanted;
+    }
     line_to_pixels<kMap>(task.along, window, made, stop - begin);
   };
-  int64_t begin = first, stop = end;
-  if (R::kUp && begin == 0) run(0, 1), ++begin;
-  if (R::kUp && stop == task.steps) --stop;
-  run(begin, stop);
-  if (stop < end) run(stop, end);
+  if constexpr (R::kUp) {
+    const int64_t inner = std::max<int64_t>(first, 1);
+    const int64_t outer = std::max(std::min(end, task.steps - 1), inner);
+    if (first < inner) run(first, inner);
+    run(inner, outer);
+    if (outer < end) run(outer, end);
+  } else {
+    run(first, end);
+  }
 }
 
 // A task whose pixels are neighbours in memory, piece by piece.

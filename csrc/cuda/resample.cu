@@ -38,12 +38,12 @@ __device__ void along_row(const Resample<T, P>& p, const Place& at, int64_t y,
   using Steps = ResampleSteps<kMap>;
   const ResampleShape& s = p.shape;
   T windows[kBlock][Steps::kWindow];
-  const P* row = p.x + (at.plane * s.height + y) * s.width * s.lanes() + at.lane;
   EPIGRAF_CUDA_UNROLL
   for (int i = 0; i < Steps::kWindow; ++i) {
     const int64_t x = at.column * Steps::kAdvance - s.pad + i;
     ChannelBlock<kBlock, P> pixel = {};
-    if (y >= 0 && y < s.height && x >= 0 && x < s.width) pixel = load<kBlock>(row + x * s.lanes());
+    if (y >= 0 && y < s.height && x >= 0 && x < s.width)
+      pixel = load<kBlock>(p.x + ((at.plane * s.height + y) * s.width + x) * s.lanes() + at.lane);
     EPIGRAF_CUDA_UNROLL
     for (int k = 0; k < kBlock; ++k) windows[k][i] = T(pixel[k]);
   }

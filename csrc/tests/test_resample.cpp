@@ -136,10 +136,19 @@ TEST(long_lines) {
     });
 }
 
+// A blur with two zeros makes a pixel of no pixels.
 TEST(nothing_of_nothing) {
   for (const int threads : {0, 2}) {
     for_all_maps(0, 3, 4, 4, [&](const auto& s) { answer_of(Problem<float>(s), threads); });
     for_all_maps(2, 0, 4, 4, [&](const auto& s) { answer_of(Problem<float>(s), threads); });
+    for (const bool last : {false, true})
+      for (const ResampleMap map : {kBlur, kDown, kUp}) {
+        const int64_t pad = map == kBlur ? 2 : 1;
+        for (const auto& shape :
+             {ResampleShape{map, 1, 3, 0, 4, pad, last}, ResampleShape{map, 1, 3, 4, 0, pad, last},
+              ResampleShape{map, 1, 3, 0, 0, pad, last}})
+          for (const float y : answer_of(Problem<float>(shape), threads)) CHECK_EQUAL(y, 0.0f);
+      }
   }
 }
 

@@ -71,7 +71,7 @@ def test_blur_by_hand() -> None:
     assert y[0, 0, 4].tolist() == [1.0, 3.0, 3.0, 1.0, 0.0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(0, 3),
     channels=st.sampled_from([1, 2, 31, 33, 64]),
@@ -89,7 +89,7 @@ def test_equals_zero_insertion_and_filtering(
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 11), st.integers(1, 11)),
     pad=st.sampled_from([1, 2]),
@@ -104,7 +104,7 @@ def test_blur_of_any_size(size, pad, channels_last, reference) -> None:
     torch.testing.assert_close(y, filtered(x, (pad, pad), 1.5), rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     channels=st.sampled_from([1, 5, 32]),

@@ -17,25 +17,24 @@ namespace {
 constexpr int64_t kLine = 256;  // numbers
 
 // The rows of a task. Two of a blur share three of the five that they see; four gain nothing more.
-template <ResampleMap kMap>
-struct RowsOf : ResampleSteps<kMap> {
-  using Steps = ResampleSteps<kMap>;
-  static constexpr int kSteps = kMap == ResampleMap::blur ? 2 : 1;
-  static constexpr int kSeen = Steps::kWindow + (kSteps - 1) * Steps::kAdvance;
-  static constexpr int kLines = kSteps * Steps::kMade;
+template <typename Map>
+struct RowsOf : Map {
+  static constexpr int kSteps = std::is_same_v<Map, Blur> ? 2 : 1;
+  static constexpr int kSeen = Map::kWindow + (kSteps - 1) * Map::kAdvance;
+  static constexpr int kLines = kSteps * Map::kMade;
 };
 
 // Where they are: null outside of the picture.
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 struct Task {
-  using R = RowsOf<kMap>;
+  using R = RowsOf<Map>;
   const P* seen[R::kSeen];
   P* made[R::kLines];
   ResampleTaps<T> down, along;
   int64_t width, made_width, steps, pad, lanes;  // steps: along a row
 
   EPIGRAF_HD Task(const Resample<T, P>& p, int64_t plane, int64_t step)
-      : down(resample_taps<kMap>(T(1))), along(resample_taps<kMap>(p.gain)) {
+      : down(resample_taps<Map>(T(1))), along(resample_taps<Map>(p.gain)) {
     const ResampleShape& s = p.shape;
     const int64_t height = s.made(s.height);
     width = s.width, made_width = s.made(s.width), steps = R::count(made_width);
@@ -63,36 +62,36 @@ struct Task {
 
 // Numbers `k` of the rows, down the columns. Bodies of loops over lanes are functions: arrays of a
 // body itself would be arrays of lanes.
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 EPIGRAF_HD void down_rows_at(ResampleTaps<T> taps, const P* const* rows, int64_t k, T* lines) {
-  using R = RowsOf<kMap>;
+  using R = RowsOf<Map>;
   T window[R::kSeen];
   EPIGRAF_UNROLL
   for (int i = 0; i < R::kSeen; ++i) window[i] = T(rows[i][k]);
   EPIGRAF_UNROLL
   for (int i = 0; i < R::kLines; ++i)
-    lines[i] = resample_pixel<kMap>(taps, window + i / R::kMade * R::kAdvance, i % R::kMade);
+    lines[i] = resample_pixel<Map>(taps, window + i / R::kMade * R::kAdvance, i % R::kMade);
 }
 
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 EPIGRAF_HD void rows_to_lines_at(ResampleTaps<T> taps, const P* const* rows, T* lines, int64_t k) {
-  T numbers[RowsOf<kMap>::kLines];
-  down_rows_at<kMap>(taps, rows, k, numbers);
+  T numbers[RowsOf<Map>::kLines];
+  down_rows_at<Map>(taps, rows, k, numbers);
   EPIGRAF_UNROLL
-  for (int i = 0; i < RowsOf<kMap>::kLines; ++i) lines[i * kLine + k] = numbers[i];
+  for (int i = 0; i < RowsOf<Map>::kLines; ++i) lines[i * kLine + k] = numbers[i];
 }
 
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 EPIGRAF_HD void rows_to_lines(ResampleTaps<T> taps, const P* const* rows, T* lines, int64_t count) {
   EPIGRAF_SIMD
-  for (int64_t k = 0; k < count; ++k) rows_to_lines_at<kMap>(taps, rows, lines, k);
+  for (int64_t k = 0; k < count; ++k) rows_to_lines_at<Map>(taps, rows, lines, k);
 }
 
 // Channels of a step along the rows: from new columns, and the lines of those before, whose oldest
 // the new ones replace.
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 struct Step {
-  using R = RowsOf<kMap>;
+  using R = RowsOf<Map>;
   static constexpr int kKept = R::kWindow - R::kAdvance;
   const P* rows[R::kAdvance][R::kSeen];
   T* kept[kKept];
@@ -101,7 +100,7 @@ struct Step {
   EPIGRAF_HD void run_at(ResampleTaps<T> down, ResampleTaps<T> along, int64_t k) const {
     T fresh[R::kAdvance][R::kLines];
     EPIGRAF_UNROLL
-    for (int j = 0; j < R::kAdvance; ++j) down_rows_at<kMap>(down, rows[j], k, fresh[j]);
+    for (int j = 0; j < R::kAdvance; ++j) down_rows_at<Map>(down, rows[j], k, fresh[j]);
     EPIGRAF_UNROLL
     for (int i = 0; i < R::kLines; ++i) {
       T window[R::kWindow];
@@ -111,10 +110,10 @@ struct Step {
       EPIGRAF_UNROLL
       for (int j = 0; j < R::kAdvance; ++j) kept[j][i * kLine + k] = fresh[j][i];
       EPIGRAF_UNROLL
-      for (int j = 0; j < R::kMade; ++j) made[i][j][k] = P(resample_pixel<kMap>(along, window, j));
+      for (int j = 0; j < R::kMade; ++j) made[i][j][k] = P(resample_pixel<Map>(along, window, j));
     }
   }
-  EPIGRAF_HD void run(const Task<kMap, T, P>& task, int64_t count) const {
+  EPIGRAF_HD void run(const Task<Map, T, P>& task, int64_t count) const {
     const Step step = *this;  // in registers: nothing that is stored can change it
     const ResampleTaps<T> down = task.down, along = task.along;
     EPIGRAF_SIMD
@@ -123,16 +122,16 @@ struct Step {
 };
 
 // Channels [c, c + count) of a channels-last task.
-template <ResampleMap kMap, typename T, typename P>
-EPIGRAF_HD void resample_channels(const Task<kMap, T, P>& task, int64_t c, int64_t count) {
-  using R = RowsOf<kMap>;
-  constexpr int kKept = Step<kMap, T, P>::kKept;
+template <typename Map, typename T, typename P>
+EPIGRAF_HD void resample_channels(const Task<Map, T, P>& task, int64_t c, int64_t count) {
+  using R = RowsOf<Map>;
+  constexpr int kKept = Step<Map, T, P>::kKept;
   alignas(64) T lines[kKept][R::kLines * kLine];
   P unwanted[kLine];
-  Step<kMap, T, P> step;
+  Step<Map, T, P> step;
   for (int64_t i = 0; i < kKept; ++i) {
     task.look(i - task.pad, c, step.rows[0]);
-    rows_to_lines<kMap>(task.down, step.rows[0], lines[i], count);
+    rows_to_lines<Map>(task.down, step.rows[0], lines[i], count);
   }
   for (int64_t s = 0; s < task.steps; ++s) {
     const int64_t first = s * R::kAdvance;
@@ -148,32 +147,32 @@ EPIGRAF_HD void resample_channels(const Task<kMap, T, P>& task, int64_t c, int64
   }
 }
 
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 EPIGRAF_HD void line_to_pixels_at(ResampleTaps<T> taps, const T* const* window, P* const* made,
                                   int64_t k) {
-  using R = RowsOf<kMap>;
+  using R = RowsOf<Map>;
   T numbers[R::kWindow];
   EPIGRAF_UNROLL
   for (int i = 0; i < R::kWindow; ++i) numbers[i] = window[i][k * R::kAdvance];
   EPIGRAF_UNROLL
   for (int i = 0; i < R::kMade; ++i)
-    made[i][k * R::kMade] = P(resample_pixel<kMap>(taps, numbers, i));
+    made[i][k * R::kMade] = P(resample_pixel<Map>(taps, numbers, i));
 }
 
 // Along a line of neighbours in memory: `count` steps.
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 EPIGRAF_HD void line_to_pixels(ResampleTaps<T> taps, const T* const* window, P* const* made,
                                int64_t count) {
   EPIGRAF_SIMD
-  for (int64_t k = 0; k < count; ++k) line_to_pixels_at<kMap>(taps, window, made, k);
+  for (int64_t k = 0; k < count; ++k) line_to_pixels_at<Map>(taps, window, made, k);
 }
 
 // Steps [first, end) of a line that begins with the first pixel that they see. The first and the
 // last one of `up` are runs of their own, which make one pixel outside.
-template <ResampleMap kMap, typename T, typename P>
-EPIGRAF_HD void steps_along(const Task<kMap, T, P>& task, const T* line, P* row, int64_t first,
+template <typename Map, typename T, typename P>
+EPIGRAF_HD void steps_along(const Task<Map, T, P>& task, const T* line, P* row, int64_t first,
                             int64_t end) {
-  using R = RowsOf<kMap>;
+  using R = RowsOf<Map>;
   P unwanted;
   const auto run = [&](int64_t begin, int64_t stop) EPIGRAF_INLINE_LAMBDA {
     const T* window[R::kWindow];
@@ -183,9 +182,9 @@ EPIGRAF_HD void steps_along(const Task<kMap, T, P>& task, const T* line, P* row,
       const int64_t x = R::place(begin) + i;
       made[i] = x >= 0 && x < task.made_width ? row + x : &unwanted;
     }
-    line_to_pixels<kMap>(task.along, window, made, stop - begin);
+    line_to_pixels<Map>(task.along, window, made, stop - begin);
   };
-  if constexpr (R::kUp) {
+  if constexpr (std::is_same_v<Map, Up>) {
     const int64_t inner = std::max<int64_t>(first, 1);
     const int64_t outer = std::max(std::min(end, task.steps - 1), inner);
     if (first < inner) run(first, inner);
@@ -197,9 +196,9 @@ EPIGRAF_HD void steps_along(const Task<kMap, T, P>& task, const T* line, P* row,
 }
 
 // A task whose pixels are neighbours in memory, piece by piece.
-template <ResampleMap kMap, typename T, typename P>
-EPIGRAF_HD void resample_plane(const Task<kMap, T, P>& task) {
-  using R = RowsOf<kMap>;
+template <typename Map, typename T, typename P>
+EPIGRAF_HD void resample_plane(const Task<Map, T, P>& task) {
+  using R = RowsOf<Map>;
   alignas(64) T lines[R::kLines][kLine];
   constexpr int64_t kPiece = (kLine - R::kWindow) / R::kAdvance + 1;
   for (int64_t first = 0; first < task.steps; first += kPiece) {
@@ -212,30 +211,30 @@ EPIGRAF_HD void resample_plane(const Task<kMap, T, P>& task) {
     }
     const P* rows[R::kSeen];
     task.look(inside, 0, rows);
-    rows_to_lines<kMap>(task.down, rows, lines[0] + (inside - begin), outside - inside);
+    rows_to_lines<Map>(task.down, rows, lines[0] + (inside - begin), outside - inside);
     for (int i = 0; i < R::kLines; ++i)
       if (task.made[i]) steps_along(task, lines[i], task.made[i], first, end);
   }
 }
 
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 EPIGRAF_HD void run_task(const Resample<T, P>& p, int64_t plane, int64_t step) {
-  const Task<kMap, T, P> task(p, plane, step);
+  const Task<Map, T, P> task(p, plane, step);
   if (!p.shape.channels_last) return resample_plane(task);
   for (int64_t c = 0; c < task.lanes; c += kLine)
     resample_channels(task, c, std::min(kLine, task.lanes - c));
 }
 
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 void run(const Resample<T, P>& p, int threads) {
-  using R = RowsOf<kMap>;
+  using R = RowsOf<Map>;
   const int64_t rows = (R::count(p.shape.made(p.shape.height)) + R::kSteps - 1) / R::kSteps;
   const int64_t tasks = p.shape.planes() * rows;
   with_vectors([&](auto bytes) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (tasks > 1)
     for (int64_t task = 0; task < tasks; ++task) {
       Clone<bytes()>::run(
-          [&]() EPIGRAF_INLINE_LAMBDA { run_task<kMap>(p, task / rows, task % rows * R::kSteps); });
+          [&]() EPIGRAF_INLINE_LAMBDA { run_task<Map>(p, task / rows, task % rows * R::kSteps); });
     }
   });
 }
@@ -246,11 +245,11 @@ template <typename T, typename P>
 void resample_cpu(const Resample<T, P>& params, int threads) {
   switch (params.shape.map) {
     case ResampleMap::blur:
-      return run<ResampleMap::blur>(params, threads);
+      return run<Blur>(params, threads);
     case ResampleMap::down:
-      return run<ResampleMap::down>(params, threads);
+      return run<Down>(params, threads);
     case ResampleMap::up:
-      return run<ResampleMap::up>(params, threads);
+      return run<Up>(params, threads);
   }
 }
 

@@ -32,56 +32,54 @@ struct Place {
 };
 
 // The pixels of one step along row `y` of x.
-template <ResampleMap kMap, int kBlock, typename T, typename P>
+template <typename Map, int kBlock, typename T, typename P>
 __device__ void along_row(const Resample<T, P>& p, const Place& at, int64_t y,
-                          T (&made)[ResampleSteps<kMap>::kMade][kBlock]) {
-  using Steps = ResampleSteps<kMap>;
+                          T (&made)[Map::kMade][kBlock]) {
   const ResampleShape& s = p.shape;
-  T windows[kBlock][Steps::kWindow];
+  T windows[kBlock][Map::kWindow];
   EPIGRAF_CUDA_UNROLL
-  for (int i = 0; i < Steps::kWindow; ++i) {
-    const int64_t x = at.column * Steps::kAdvance - s.pad + i;
+  for (int i = 0; i < Map::kWindow; ++i) {
+    const int64_t x = at.column * Map::kAdvance - s.pad + i;
     ChannelBlock<kBlock, P> pixel = {};
     if (y >= 0 && y < s.height && x >= 0 && x < s.width)
       pixel = load<kBlock>(p.x + ((at.plane * s.height + y) * s.width + x) * s.lanes() + at.lane);
     EPIGRAF_CUDA_UNROLL
     for (int k = 0; k < kBlock; ++k) windows[k][i] = T(pixel[k]);
   }
-  const ResampleTaps<T> taps = resample_taps<kMap>(p.gain);
+  const ResampleTaps<T> taps = resample_taps<Map>(p.gain);
   EPIGRAF_CUDA_UNROLL
-  for (int i = 0; i < Steps::kMade; ++i) {
+  for (int i = 0; i < Map::kMade; ++i) {
     EPIGRAF_CUDA_UNROLL
-    for (int k = 0; k < kBlock; ++k) made[i][k] = resample_pixel<kMap>(taps, windows[k], i);
+    for (int k = 0; k < kBlock; ++k) made[i][k] = resample_pixel<Map>(taps, windows[k], i);
   }
 }
 
-template <ResampleMap kMap, int kBlock, typename T, typename P>
+template <typename Map, int kBlock, typename T, typename P>
 __global__ void __launch_bounds__(kBlockThreads) resample_kernel(Resample<T, P> p, Layout layout) {
-  using Steps = ResampleSteps<kMap>;
   const ResampleShape& s = p.shape;
   const unsigned thread = blockIdx.x * kBlockThreads + threadIdx.x;
   if (thread >= layout.threads) return;
   const Place at(layout, thread, kBlock);
   const int64_t height = s.made(s.height), width = s.made(s.width);
-  const ResampleTaps<T> taps = resample_taps<kMap>(T(1));
-  T rows[Steps::kWindow][Steps::kMade][kBlock];  // go round
+  const ResampleTaps<T> taps = resample_taps<Map>(T(1));
+  T rows[Map::kWindow][Map::kMade][kBlock];  // go round
   EPIGRAF_CUDA_UNROLL
-  for (int seen = 0; seen < int(Steps::seen(kStrip)); ++seen) {
-    along_row<kMap>(p, at, at.row * Steps::kAdvance - s.pad + seen, rows[seen % Steps::kWindow]);
-    const int first = seen + 1 - Steps::kWindow;  // of the window
-    if (first < 0 || first % Steps::kAdvance != 0) continue;
+  for (int seen = 0; seen < int(Map::seen(kStrip)); ++seen) {
+    along_row<Map>(p, at, at.row * Map::kAdvance - s.pad + seen, rows[seen % Map::kWindow]);
+    const int first = seen + 1 - Map::kWindow;  // of the window
+    if (first < 0 || first % Map::kAdvance != 0) continue;
     EPIGRAF_CUDA_UNROLL
-    for (int i = 0; i < Steps::kMade * Steps::kMade; ++i) {
-      const int64_t y = Steps::place(at.row + first / Steps::kAdvance) + i / Steps::kMade;
-      const int64_t x = Steps::place(at.column) + i % Steps::kMade;
+    for (int i = 0; i < Map::kMade * Map::kMade; ++i) {
+      const int64_t y = Map::place(at.row + first / Map::kAdvance) + i / Map::kMade;
+      const int64_t x = Map::place(at.column) + i % Map::kMade;
       ChannelBlock<kBlock, P> pixel;
       EPIGRAF_CUDA_UNROLL
       for (int k = 0; k < kBlock; ++k) {
-        T window[Steps::kWindow];
+        T window[Map::kWindow];
         EPIGRAF_CUDA_UNROLL
-        for (int j = 0; j < Steps::kWindow; ++j)
-          window[j] = rows[(first + j) % Steps::kWindow][i % Steps::kMade][k];
-        pixel.channels[k] = P(resample_pixel<kMap>(taps, window, i / Steps::kMade));
+        for (int j = 0; j < Map::kWindow; ++j)
+          window[j] = rows[(first + j) % Map::kWindow][i % Map::kMade][k];
+        pixel.channels[k] = P(resample_pixel<Map>(taps, window, i / Map::kMade));
       }
       if (y >= 0 && y < height && x >= 0 && x < width)
         store(p.y + ((at.plane * height + y) * width + x) * s.lanes() + at.lane, pixel);
@@ -89,31 +87,30 @@ __global__ void __launch_bounds__(kBlockThreads) resample_kernel(Resample<T, P> 
   }
 }
 
-template <ResampleMap kMap, int kBlock, typename T, typename P>
+template <typename Map, int kBlock, typename T, typename P>
 void launch(const Resample<T, P>& p, cudaStream_t stream) {
-  using Steps = ResampleSteps<kMap>;
   const ResampleShape& s = p.shape;
-  const int64_t lane_blocks = s.lanes() / kBlock, columns = Steps::count(s.made(s.width));
-  const int64_t strips = (Steps::count(s.made(s.height)) + kStrip - 1) / kStrip;
+  const int64_t lane_blocks = s.lanes() / kBlock, columns = Map::count(s.made(s.width));
+  const int64_t strips = (Map::count(s.made(s.height)) + kStrip - 1) / kStrip;
   const int64_t threads = s.planes() * strips * columns * lane_blocks;
   if (threads == 0) return;
   if (threads > std::numeric_limits<int>::max())
     throw std::runtime_error("resample: too many elements for one launch");
   const Layout layout = {unsigned(lane_blocks), unsigned(columns), unsigned(strips),
                          unsigned(threads)};
-  EPIGRAF_LAUNCH((resample_kernel<kMap, kBlock, T, P>), blocks_for(threads, "resample"),
+  EPIGRAF_LAUNCH((resample_kernel<Map, kBlock, T, P>), blocks_for(threads, "resample"),
                  kBlockThreads, 0, stream, p, layout);
   check_cuda(cudaGetLastError(), "resample");
 }
 
 // Blocks of kVector channels where every one starts at 16 bytes.
-template <ResampleMap kMap, typename T, typename P>
+template <typename Map, typename T, typename P>
 void launch_map(const Resample<T, P>& p, Stream stream) {
   const auto handle = static_cast<cudaStream_t>(stream.handle);
   if (p.shape.lanes() % kVector<P> == 0 && aligned(p.x) && aligned(p.y)) {
-    launch<kMap, kVector<P>>(p, handle);
+    launch<Map, kVector<P>>(p, handle);
   } else {
-    launch<kMap, 1>(p, handle);
+    launch<Map, 1>(p, handle);
   }
 }
 
@@ -124,11 +121,11 @@ void resample_cuda(const Resample<T, P>& p, Stream stream) {
   const DeviceGuard guard(stream.device, "resample");
   switch (p.shape.map) {
     case ResampleMap::blur:
-      return launch_map<ResampleMap::blur>(p, stream);
+      return launch_map<Blur>(p, stream);
     case ResampleMap::down:
-      return launch_map<ResampleMap::down>(p, stream);
+      return launch_map<Down>(p, stream);
     case ResampleMap::up:
-      return launch_map<ResampleMap::up>(p, stream);
+      return launch_map<Up>(p, stream);
   }
 }
 

@@ -13,12 +13,9 @@ enum class ResampleMap { blur, down, up };
 // An axis of a map, cut into steps: each sees a window of pixels, which begins kAdvance pixels
 // behind that of the step before, and makes kMade pixels. The first window begins `pad` pixels in
 // front of the picture (1, with blur 1 or 2); there are zeros outside.
-template <ResampleMap kMap>
+template <int kPixels, int kStride, int kResults>
 struct ResampleSteps {
-  static constexpr bool kUp = kMap == ResampleMap::up;
-  static constexpr int kWindow = kUp ? 2 : 4;
-  static constexpr int kAdvance = kMap == ResampleMap::down ? 2 : 1;
-  static constexpr int kMade = kUp ? 2 : 1;
+  static constexpr int kWindow = kPixels, kAdvance = kStride, kMade = kResults;
 
   // Steps for `pixels` of the result; the first and the last one of `up` make one outside of it.
   EPIGRAF_HD static int64_t count(int64_t pixels) { return pixels / kMade + (kMade - 1); }
@@ -28,22 +25,26 @@ struct ResampleSteps {
   EPIGRAF_HD static int64_t seen(int64_t steps) { return (steps - 1) * kAdvance + kWindow; }
 };
 
+struct Blur : ResampleSteps<4, 1, 1> {};
+struct Down : ResampleSteps<4, 2, 1> {};
+struct Up : ResampleSteps<2, 1, 2> {};
+
 // Weights of the pixels of a window that are farther and nearer.
 template <typename T>
 struct ResampleTaps {
   T far, near;
 };
 
-template <ResampleMap kMap, typename T>
+template <typename Map, typename T>
 EPIGRAF_HD ResampleTaps<T> resample_taps(T gain) {
-  const T far = gain / (ResampleSteps<kMap>::kUp ? T(4) : T(8));
+  const T far = gain / T(2 * Map::kWindow);
   return {far, T(3) * far};
 }
 
 // (resample 1-3): pixel number `made` of a step, from its window.
-template <ResampleMap kMap, typename T>
+template <typename Map, typename T>
 EPIGRAF_HD T resample_pixel(ResampleTaps<T> taps, const T* window, int made) {
-  if constexpr (ResampleSteps<kMap>::kUp) {
+  if constexpr (Map::kMade == 2) {
     return taps.near * window[made] + taps.far * window[1 - made];
   } else {
     return taps.far * (window[0] + window[3]) + taps.near * (window[1] + window[2]);

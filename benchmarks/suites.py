@@ -17,6 +17,7 @@ from epigraf.benchmarks import (
     bench_random,
     bench_rays,
     bench_render,
+    bench_resample,
     bench_scaling,
     bench_step,
     bench_triplane,
@@ -30,7 +31,7 @@ from epigraf.errors import EpigrafError
 MACHINE_ROUNDS = 5
 OPS = (
     bench_triplane, bench_decoder, bench_composite, bench_importance, bench_random, bench_rays,
-    bench_winograd, bench_activation,
+    bench_winograd, bench_activation, bench_resample,
 )  # fmt: skip
 
 Measure = Callable[[Settings, Announce], Iterator[list[Row]]]

@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 14;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 15;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -138,6 +138,14 @@ void activation_backward_as(const Launch& launch, const ActivationCall& call,
                                                  pointer<T>(outputs[1])};
   dispatch(launch, params, epigraf::activation_backward_cpu<T, P>,
            EPIGRAF_CUDA_LAUNCHER(activation_backward_cuda<T, P>));
+}
+
+template <typename T, typename P>
+void resample_as(const Launch& launch, const epigraf::ResampleShape& shape, double gain,
+                 uintptr_t x, uintptr_t y) {
+  const epigraf::Resample<T, P> params{shape, static_cast<T>(gain), pointer<const P>(x),
+                                       pointer<P>(y)};
+  dispatch(launch, params, epigraf::resample_cpu<T, P>, EPIGRAF_CUDA_LAUNCHER(resample_cuda<T, P>));
 }
 
 template <typename T>
@@ -662,6 +670,23 @@ PYBIND11_MODULE(_C, m) {
            const std::array<uintptr_t, 4>& inputs, const std::array<uintptr_t, 2>& outputs) {
           EPIGRAF_BY_STORAGE(activation_backward_as, launch, storage, call, inputs, outputs);
         });
+  // map: blur, down, up; sizes: B, C, H, W of x, zeros in front of it.
+  py::class_<epigraf::ResampleShape>(m, "ResampleShape")
+      .def(py::init([](int map, const std::array<int64_t, 5>& sizes, bool channels_last) {
+             const auto& [batch, channels, height, width, pad] = sizes;
+             return epigraf::ResampleShape{static_cast<epigraf::ResampleMap>(map),
+                                           batch,
+                                           channels,
+                                           height,
+                                           width,
+                                           pad,
+                                           channels_last};
+           }),
+           py::arg("map"), py::arg("sizes"), py::arg("channels_last"));
+  m.def("resample", [](const Launch& launch, Storage storage, const epigraf::ResampleShape& shape,
+                       double gain, uintptr_t x, uintptr_t y) {
+    EPIGRAF_BY_STORAGE(resample_as, launch, storage, shape, gain, x, y);
+  });
   // inputs: colors, densities, t, last_delta; outputs: features, depth, weights, transmittance,
   // opacity.
   m.def("composite_forward",

@@ -142,6 +142,19 @@ TEST(activation) {
   }
 }
 
+TEST(resample) {
+  for (const ResampleMap map : {ResampleMap::blur, ResampleMap::down, ResampleMap::up}) {
+    for (const bool last : {false, true}) {
+      const ResampleShape shape = {map, 2, 36, 6, 8, 1, last};
+      const auto x = random_values<float>(2 * 36 * 6 * 8, -1, 1, 1);
+      std::vector<float> ours(2 * 36 * shape.made(6) * shape.made(8)), expected(ours.size());
+      resample_cuda(Resample<float>{shape, 1.5f, x.data(), ours.data()}, kStream);
+      resample_cpu(Resample<float>{shape, 1.5f, x.data(), expected.data()}, 1);
+      check_near(ours, expected, 1e-5);
+    }
+  }
+}
+
 TEST(composite) {
   const CompositeArrays<double> arrays;
   check_near(arrays.run([](const auto& p) { composite_forward_cuda<double>(p, kStream); },

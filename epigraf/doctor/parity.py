@@ -216,6 +216,15 @@ def _activation(device: str) -> dict[Engine, Run]:
     return {Engine.REFERENCE: run}
 
 
+def _resample(device: str) -> dict[Engine, Run]:
+    x = _draw(0, 2, 64, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+
+    def run() -> list[torch.Tensor]:
+        return [ops.blur2d(x, pad=2), ops.downsample2d(x), ops.upsample2d(x)]
+
+    return {Engine.REFERENCE: run}
+
+
 def _random(device: str) -> dict[Engine, Run]:
     like = torch.empty(0, device=device)
     return {Engine.REFERENCE: lambda: [ops.philox_uniform(7, 0, (65536,), like)]}
@@ -259,6 +268,7 @@ _RUNS: dict[str, Any] = {
     "random": _random,
     "occupancy": _occupancy,
     "activation": _activation,
+    "resample": _resample,
     "winograd": _winograd,
     "pointwise": _pointwise,
     "render": _render,

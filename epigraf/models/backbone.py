@@ -19,8 +19,9 @@ from epigraf.models.layers import (
     demodulation,
     modulated_conv2d,
 )
-from epigraf.models.resample import Resample, upsample2d
+from epigraf.models.resample import Resample
 from epigraf.ops.activation import Curve, activation
+from epigraf.ops.resample import upsample2d
 from epigraf.rendering.draws import Draws, ReplayDraws
 
 

@@ -10,6 +10,7 @@ from epigraf.ops.importance import importance_t, merge_samples
 from epigraf.ops.random import philox_normal, philox_uniform
 from epigraf.ops.rays import ball_segment, patch_rays
 from epigraf.ops.render import FieldTensors, March, RayTensors, RenderedRays, render
+from epigraf.ops.resample import blur2d, downsample2d, upsample2d
 from epigraf.ops.triplane import sample_triplane
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "available",
     "backend_line",
     "ball_segment",
+    "blur2d",
     "composite",
     "decode",
+    "downsample2d",
     "importance_t",
     "merge_samples",
     "patch_rays",
@@ -33,5 +36,6 @@ __all__ = [
     "reason",
     "render",
     "sample_triplane",
+    "upsample2d",
     "use_reference",
 ]

@@ -18,8 +18,8 @@ from torch.autograd import Function
 from epigraf.ops import _native
 from epigraf.ops._autograd import wanted
 from epigraf.ops._checks import check_floating, check_like, check_shape
+from epigraf.ops._memory import HALVES, dense, is_channels_last, order, storage, wide
 
-_HALVES = (torch.float16, torch.bfloat16)
 # Numbers of a run of pixels, whose sums are kept apart: a share of a core's cache, a block's work.
 _RUN = {"cpu": 32768, "cuda": 8192}
 
@@ -65,14 +65,13 @@ def activation(
     _check(x, bias, curve, (scale, noise, strength))
     if bias is None and scale is None and noise is None and curve.slope == curve.gain == 1:
         return _clamped(x, curve.clamp)
-    wide = torch.float32 if x.dtype in _HALVES else x.dtype
-    bias = x.new_zeros(x.shape[1], dtype=wide) if bias is None else bias.to(wide)
-    others = (None if t is None else t.to(wide).contiguous() for t in (scale, noise, strength))
+    dtype = wide(x.dtype)
+    bias = x.new_zeros(x.shape[1], dtype=dtype) if bias is None else bias.to(dtype)
+    others = (None if t is None else t.to(dtype).contiguous() for t in (scale, noise, strength))
     params = _Params(bias.contiguous(), *others)
     if _wants_grad(noise) or not _native.runs_native(bias):
         return _activation_reference(x, params, curve)
-    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = dense(x)
     return _Activation.apply(x, *params, curve, overwrite and _may_overwrite(x))
 
 
@@ -87,7 +86,7 @@ class _Params(NamedTuple):
 
 def _activation_reference(x: Tensor, params: _Params, curve: Curve) -> Tensor:
     """`activation` in plain torch: any dtype and device, differentiable at any order."""
-    if x.dtype in _HALVES:
+    if x.dtype in HALVES:
         return _activation_reference(x.float(), params, curve).to(x.dtype)
     bias, scale, noise, strength = params
     u = x if scale is None else x * scale[:, :, None, None]
@@ -118,7 +117,7 @@ class _Activation(Function):
         y = x if overwrite else torch.empty_like(x)
         _native.core().activation_forward(
             _native.launch(bias),
-            _storage(x.dtype),
+            storage(x.dtype),
             _call(x, noise, curve),
             x.data_ptr(),
             _native.addresses(bias, scale, noise, strength),
@@ -167,14 +166,13 @@ def _native_backward(
 ) -> tuple[Tensor, _Totals | None]:
     """One pass for the gradient of x and, run by run, the sums."""
     bias, scale, noise, _ = params
-    order = torch.channels_last if _is_last(y) else torch.contiguous_format
-    grad_y, grad_x = grad_y.contiguous(memory_format=order), torch.empty_like(y)
+    grad_y, grad_x = grad_y.contiguous(memory_format=order(y)), torch.empty_like(y)
     kinds = 1 + (noise is not None) + (scale is not None)
     runs = -(-y.shape[2:].numel() // _run(y))
     parts = bias.new_empty(len(y), runs, kinds, y.shape[1]) if sums else None
     _native.core().activation_backward(
         _native.launch(bias),
-        _storage(y.dtype),
+        storage(y.dtype),
         _call(y, noise, curve),
         _native.addresses(grad_y, y, scale, noise),
         _native.addresses(grad_x, parts),
@@ -226,25 +224,12 @@ def _call(x: Tensor, noise: Tensor | None, curve: Curve) -> Any:
     pixels = x.shape[2:].numel()
     stride = pixels if noise is not None and noise.ndim == 4 else 0
     sizes = (len(x), x.shape[1], pixels, stride, _run(x))
-    return _native.core().ActivationCall(sizes, _is_last(x), curve.numbers)
+    return _native.core().ActivationCall(sizes, is_channels_last(x), curve.numbers)
 
 
 def _run(x: Tensor) -> int:
     """Pixels of a run."""
     return max(1, _RUN[x.device.type] // max(1, x.shape[1]))
-
-
-def _is_last(x: Tensor) -> bool:
-    """Whether dense pictures are channels-last in memory; those of one pixel are both."""
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        return False
-    return not x.is_contiguous() or x.shape[1] > x.shape[2:].numel()
-
-
-def _storage(dtype: torch.dtype) -> Any:
-    """The type of pictures as the core names it."""
-    storage = _native.core().Storage
-    return {torch.float16: storage.half, torch.bfloat16: storage.bfloat16}.get(dtype, storage.same)
 
 
 def _may_overwrite(x: Tensor) -> bool:
@@ -299,6 +284,6 @@ def _check(x: Tensor, bias: Tensor | None, curve: Curve, others: tuple[Tensor | 
             continue
         check_shape(op, name, tensor, legend, shape)
         like = x
-        if x.dtype in _HALVES and tensor.dtype == torch.float32:
+        if x.dtype in HALVES and tensor.dtype == torch.float32:
             like = x.new_empty(0, dtype=torch.float32)
         check_like(op, name, tensor, "x", like)

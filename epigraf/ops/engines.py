@@ -42,6 +42,7 @@ ENGINES: dict[str, tuple[Engine, ...]] = {
     "random": _NATIVE,
     OCCUPANCY: (*_NATIVE, Engine.NERFACC),
     "activation": _NATIVE,
+    "resample": _NATIVE,
     "winograd": (Engine.CPU, Engine.REFERENCE),
     "pointwise": (Engine.CPU, Engine.REFERENCE),
     "render": (Engine.CUDA, Engine.CPU, Engine.OPS, Engine.REFERENCE),

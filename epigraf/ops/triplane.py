@@ -13,11 +13,11 @@ from torch import Tensor
 from epigraf.ops import _native
 from epigraf.ops._autograd import composable_grads
 from epigraf.ops._checks import check_floating, check_like, check_shape
+from epigraf.ops._memory import HALVES, storage
 
 # The coordinates (width, height) that each of the three planes reads: (x, y), (x, z), (y, z).
 _WIDTH_AXES, _HEIGHT_AXES = (0, 0, 1), (1, 2, 2)
 PIXELS_PER_POINT = 32  # of planes that are read in place though their channels lie apart
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
     Raises ValueError for a wrong shape or device, TypeError for a wrong dtype.
     """
     _check(planes, points)
-    if planes.dtype in _HALVES:
+    if planes.dtype in HALVES:
         points = points.float()
     if not _native.runs_native(points):
         return _triplane_reference(planes, points)
@@ -50,7 +50,7 @@ def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
 
 def _triplane_reference(planes: Tensor, points: Tensor) -> Tensor:
     """`sample_triplane` in plain torch: any dtype and device, differentiable at any order."""
-    if planes.dtype in _HALVES:
+    if planes.dtype in HALVES:
         return _triplane_reference(planes.float(), points.float()).to(planes.dtype)
     batch, _, channels, height, width = planes.shape
     pixels = planes.movedim(2, 4).reshape(batch * 3 * height * width, channels)
@@ -84,7 +84,7 @@ class _Triplane(torch.autograd.Function):
         features = planes.new_empty(*points.shape[:2], planes.shape[-1])
         _native.core().triplane_forward(
             _native.launch(points),
-            _storage(planes.dtype),
+            storage(planes.dtype),
             _shape(planes, points),
             _native.addresses(planes, points),
             features.data_ptr(),
@@ -110,7 +110,7 @@ class _Triplane(torch.autograd.Function):
             planes = planes.contiguous()  # both are read and written with the same strides
         _native.core().triplane_backward(
             _native.launch(points),
-            _storage(dtype),
+            storage(dtype),
             _shape(layout, points),
             _native.addresses(planes, points, grad_features),
             _native.addresses(grad_planes, grad_points),
@@ -129,12 +129,6 @@ def _second_order(ctx: Any, grad_features: Tensor) -> tuple[Tensor | None, Tenso
 
     grads = composable_grads(reference, (planes, points), ctx.needs_input_grad, (grad_features,))
     return grads[0], grads[1]
-
-
-def _storage(dtype: torch.dtype) -> Any:
-    """The type of planes and features as the core names it."""
-    storage = _native.core().Storage
-    return {torch.float16: storage.half, torch.bfloat16: storage.bfloat16}.get(dtype, storage.same)
 
 
 def reads_in_place(planes: Tensor, points: int) -> bool:
@@ -181,6 +175,6 @@ def _check(planes: Tensor, points: Tensor) -> None:
         raise ValueError(f"{op}: points must have shape [B, P, 3], got {list(points.shape)}")
     check_shape(op, "points", points, "[B, P, 3]", (planes.shape[0], points.shape[1], 3))
     like = planes
-    if planes.dtype in _HALVES and points.dtype == torch.float32:
+    if planes.dtype in HALVES and points.dtype == torch.float32:
         like = planes.new_empty(0, dtype=torch.float32)
     check_like(op, "points", points, "planes", like)

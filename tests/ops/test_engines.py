@@ -23,7 +23,8 @@ def test_every_op_of_the_package_has_a_row():
     rows = {"sample_triplane": "triplane", "decode": "decoder", "importance_t": "importance",
             "merge_samples": "merge", "patch_rays": "rays", "ball_segment": "rays",
             "philox_normal": "random", "philox_uniform": "random", "composite": "composite",
-            "render": "render", "activation": "activation"}  # fmt: skip
+            "render": "render", "activation": "activation", "blur2d": "resample",
+            "downsample2d": "resample", "upsample2d": "resample"}  # fmt: skip
     occupancy = {"build_occupancy", "traverse_grid", "occupied", "grid_from_binaries"}
     ours = {rows[name] for name in public - others - occupancy}
     assert ours | {"occupancy", "winograd", "pointwise"} == set(ENGINES)

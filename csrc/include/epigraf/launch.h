@@ -16,6 +16,7 @@
 #include "epigraf/products.h"
 #include "epigraf/rays.h"
 #include "epigraf/render.h"
+#include "epigraf/resample.h"
 #include "epigraf/triplane.h"
 #include "epigraf/winograd.h"
 
@@ -71,6 +72,15 @@ struct ActivationBackward {
   const T* noise;  // read for the sums only
   P* grad_x;       // overwritten
   T* sums;         // [B, runs, activation_sums, C], overwritten, or null
+};
+
+// x -> y, gain times the map of its shape. P is T, or 16 bits where T is float.
+template <typename T, typename P = T>
+struct Resample {
+  ResampleShape shape;
+  T gain;
+  const P* x;
+  P* y;  // overwritten
 };
 
 // The numbers offset ... offset + count - 1 of a stream of a seed (philox 2-4).
@@ -379,6 +389,8 @@ template <typename T, typename P>
 void activation_forward_cpu(const ActivationForward<T, P>& params, int threads);
 template <typename T, typename P>
 void activation_backward_cpu(const ActivationBackward<T, P>& params, int threads);
+template <typename T, typename P>
+void resample_cpu(const Resample<T, P>& params, int threads);
 template <typename T>
 void composite_forward_cpu(const CompositeForward<T>& params, int threads);
 template <typename T>
@@ -454,6 +466,8 @@ template <typename T, typename P>
 void activation_forward_cuda(const ActivationForward<T, P>& params, Stream stream);
 template <typename T, typename P>
 void activation_backward_cuda(const ActivationBackward<T, P>& params, Stream stream);
+template <typename T, typename P>
+void resample_cuda(const Resample<T, P>& params, Stream stream);
 template <typename T>
 void composite_forward_cuda(const CompositeForward<T>& params, Stream stream);
 template <typename T>

@@ -24,7 +24,7 @@ from epigraf.ops._products import PANEL, add_products, products
 TILE = 4  # pixels a side
 _CHUNK_BYTES = 4 << 20  # of points at a time: what stays in a cache of this core
 _LEAST_TILES = 32  # ... but enough rows for matrix products,
-_WEIGHTS_A_TILE = 1024  # ... the more, the larger the weights, which come from memory for each run
+_PAIRS_A_ROW = 1024  # ... the more, the larger the weights, which come from memory for each run
 
 
 class _Transform(IntEnum):
@@ -86,7 +86,8 @@ class _Tiling:
     def chunks(self, inputs: int, outputs: int, itemsize: int) -> Iterator[tuple[int, int]]:
         """(first, count) of runs of tiles whose points of all channels fit the cache."""
         fitting = _CHUNK_BYTES // (self.way.points * (inputs + outputs) * itemsize)
-        size = max(fitting, _LEAST_TILES, inputs * outputs // _WEIGHTS_A_TILE)
+        enough = inputs * outputs // _PAIRS_A_ROW * 36 // self.way.points
+        size = max(fitting, enough, _LEAST_TILES)
         for first in range(0, self.tiles, size):
             yield first, min(size, self.tiles - first)
 

@@ -1,5 +1,5 @@
-"""Convolutions with stride 1: 3x3 by Winograd's transforms beside torch's direct ones, 1x1 by the
-core's products beside torch's, and their adjoints.
+"""3x3 convolutions with stride 1 or 2 by Winograd's transforms beside torch's direct ones, 1x1 ones
+by the core's products beside torch's, and their adjoints.
 
 Legend: B batch, C channels in and out, r side of a picture.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,33 +18,67 @@ from epigraf.ops import use_reference
 from epigraf.ops.pointwise import pointwise, pointwise_input, pointwise_weight
 from epigraf.ops.winograd import runs_winograd, winograd, winograd_input, winograd_weight
 
-CASES = [(4, 128, 128), (4, 512, 32), (4, 512, 16)]
-QUICK_CASES = [(1, 4, 8)]
 KINDS = ("forward", "input gradient", "weight gradient")
 NATIVE, DIRECT = "native", "reference"
 
 
+class Shape(NamedTuple):
+    """Of a convolution; with stride 2 it reads 2 side + 1 pixels a side and writes `side`."""
+
+    batch: int
+    inputs: int
+    outputs: int
+    side: int
+    stride: int = 1
+
+    def pictures(self, device: str) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, C, r, r], which is read, y, which is written, channels-last; the weight."""
+        read = self.side if self.stride == 1 else 2 * self.side + 1
+        x, y = (
+            torch.randn(self.batch, channels, side, side, device=device)
+            for channels, side in ((self.inputs, read), (self.outputs, self.side))
+        )
+        weight = torch.randn(self.outputs, self.inputs, 3, 3, device=device) / self.inputs
+        order = torch.channels_last
+        return x.contiguous(memory_format=order), y.contiguous(memory_format=order), weight
+
+    @property
+    def products(self) -> float:
+        """A tap."""
+        return self.batch * self.inputs * self.outputs * self.side**2
+
+
+CASES = [Shape(4, 128, 128, 128), Shape(4, 512, 512, 32), Shape(4, 512, 512, 16)]
+CASES_STRIDE2 = [Shape(4, 128, 256, 64, 2), Shape(4, 256, 512, 32, 2), Shape(4, 512, 512, 16, 2)]
+QUICK_CASES = [Shape(1, 4, 4, 8)]
+QUICK_CASES_STRIDE2 = [Shape(1, 4, 4, 8, 2)]
+
+
 def cases(settings: Settings) -> Iterator[Case]:
     """A convolution and its adjoints, of the shapes of a training step."""
-    for op, build in (("conv3x3", _build), ("conv1x1", _build_pointwise)):
-        for shape in QUICK_CASES if settings.quick else CASES:
+    stride1, stride2 = (
+        (QUICK_CASES, QUICK_CASES_STRIDE2) if settings.quick else (CASES, CASES_STRIDE2)
+    )
+    for op, build, shapes in (
+        ("conv3x3", _build, stride1),
+        ("conv3x3 stride 2", _build, stride2),
+        ("conv1x1", _build_pointwise, stride1),
+    ):
+        for shape in shapes:
+            channels = f"C{shape.inputs}" + (f"-{shape.outputs}" if shape.stride == 2 else "")
             for kind in KINDS:
-                name = "B{0} C{1} {2}x{2} ".format(*shape) + kind
+                name = f"B{shape.batch} {channels} {shape.side}x{shape.side} {kind}"
                 yield Case(op, name, partial(build, name, kind, shape, settings.device))
 
 
-def _build_pointwise(
-    name: str, kind: str, shape: tuple[int, int, int], device: str
-) -> Sequence[Work]:
-    batch, channels, side = shape
-    x = torch.randn(batch, channels, side, side, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(channels, channels, 1, 1, device=device) / channels
-    counts = Counts(flops=2.0 * batch * channels**2 * side**2)
+def _build_pointwise(name: str, kind: str, shape: Shape, device: str) -> Sequence[Work]:
+    x, y, weight = shape.pictures(device)
+    weight = weight[:, :, :1, :1].contiguous()
+    counts = Counts(flops=2.0 * shape.products)
     runs: dict[str, Callable[[], Tensor]] = {
         "forward": partial(pointwise, x, weight),
-        "input gradient": partial(pointwise_input, x, weight),
-        "weight gradient": partial(pointwise_weight, x, x),
+        "input gradient": partial(pointwise_input, y, weight),
+        "weight gradient": partial(pointwise_weight, y, x),
     }
 
     def reference() -> Tensor:
@@ -53,29 +88,27 @@ def _build_pointwise(
     return [Work(name, NATIVE, runs[kind], counts), Work(name, DIRECT, reference, counts)]
 
 
-def _build(name: str, kind: str, shape: tuple[int, int, int], device: str) -> Sequence[Work]:
-    batch, channels, side = shape
-    x = torch.randn(batch, channels, side, side, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(channels, channels, 3, 3, device=device) / channels
-    counts = Counts(flops=2.0 * 9 * batch * channels**2 * side**2)
-    direct = partial(_direct, kind, x, weight)
-    works = [Work(name, DIRECT, direct, counts)]
+def _build(name: str, kind: str, shape: Shape, device: str) -> Sequence[Work]:
+    x, y, weight = shape.pictures(device)
+    counts = Counts(flops=2.0 * 9 * shape.products)
+    how = {"stride": shape.stride, "padding": 1 if shape.stride == 1 else 0}
+    works = [Work(name, DIRECT, partial(_direct, kind, x, y, weight, **how), counts)]
     if runs_winograd(x):
+        size = (x.shape[2], x.shape[3])
         ours: dict[str, Callable[[], Tensor]] = {
-            "forward": partial(winograd, x, weight, padding=1),
-            "input gradient": partial(winograd_input, x, weight, (side, side), padding=1),
-            "weight gradient": partial(winograd_weight, x, x, padding=1),
+            "forward": partial(winograd, x, weight, **how),
+            "input gradient": partial(winograd_input, y, weight, size, **how),
+            "weight gradient": partial(winograd_weight, y, x, **how),
         }
         works.insert(0, Work(name, NATIVE, ours[kind], counts))
     return works
 
 
-def _direct(kind: str, x: Tensor, weight: Tensor) -> Tensor:
+def _direct(kind: str, x: Tensor, y: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     if kind == "forward":
-        return torch.nn.functional.conv2d(x, weight, padding=1)
+        return torch.nn.functional.conv2d(x, weight, stride=stride, padding=padding)
     mask = [kind == "input gradient", kind == "weight gradient", False]
     grads = torch.ops.aten.convolution_backward(
-        x, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask
+        y, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
     )
     return grads[0] if mask[0] else grads[1]

@@ -32,7 +32,7 @@ class Least(NamedTuple):
     tiles: int
 
 
-LEAST = {1: Least(64, 32), 2: Least(128, 64)}  # by stride; with other strides never
+LEAST = {1: Least(64, 32), 2: Least(256, 64)}  # by stride; with other strides never
 LEAST_OF_WEIGHTS = Least(64, 16)  # of a weight gradient, where torch's are slower
 
 
@@ -45,8 +45,19 @@ class ConvGeometry:
     size: tuple[int, int]
     gain: float = 1.0
 
-    def weight(self, weight: Tensor) -> Tensor:
-        return weight if self.gain == 1.0 else weight * self.gain
+    def scaled(self, tensor: Tensor) -> Tensor:
+        """`tensor` times the gain."""
+        return tensor if self.gain == 1.0 else tensor * self.gain
+
+    def operands(self, picture: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as torch's convolutions take them, the smaller one times the gain. A picture much
+        smaller than the weight is in plain order: for channels-last ones torch copies the weight.
+        """
+        if picture.numel() > weight.numel():
+            return picture, self.scaled(weight)
+        if picture.device.type == "cpu" and weight.numel() > 8 * picture.numel():
+            picture = picture.contiguous()
+        return self.scaled(picture), weight
 
 
 def _few_products(x: Tensor, weight: torch.Size, size: tuple[int, ...], least: Least) -> bool:
@@ -60,27 +71,25 @@ def _is_pointwise(weight: torch.Size, g: ConvGeometry) -> bool:
     return weight[2:] == (1, 1) and g.stride == 1 and g.padding == 0
 
 
-def _plain_if_small(x: Tensor, weight: torch.Size) -> Tensor:
-    """x in plain order where the weight is much larger: for channels-last pictures torch copies the
-    weight on every call."""
-    small = x.device.type == "cpu" and weight.numel() > 8 * x.numel()
-    return x.contiguous() if small else x
+def _in_order_of(x: Tensor, y: Tensor) -> Tensor:
+    """y in the memory order of x."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return y.contiguous(memory_format=torch.channels_last) if last else y
 
 
 def _correlate(x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
-        return pointwise(x, g.weight(weight))
+        return pointwise(x, g.scaled(weight))
     size = tuple((n + 2 * g.padding - 3) // g.stride + 1 for n in x.shape[2:])
     if g.stride in LEAST and _few_products(x, weight.shape, size, LEAST[g.stride]):
         return winograd(x, weight, stride=g.stride, padding=g.padding, gain=g.gain)
-    plain = _plain_if_small(x, weight.shape)
-    y = F.conv2d(plain, g.weight(weight), stride=g.stride, padding=g.padding)
-    return y if plain is x else y.contiguous(memory_format=torch.channels_last)
+    y = F.conv2d(*g.operands(x, weight), stride=g.stride, padding=g.padding)
+    return _in_order_of(x, y)
 
 
 def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
-        return pointwise_input(y, g.weight(weight))
+        return pointwise_input(y, g.scaled(weight))
     small = tuple(y.shape[2:])
     whole = g.padding == 0 and g.size == tuple(2 * n + 1 for n in small)
     size = g.size if g.stride == 1 else small
@@ -89,23 +98,26 @@ def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
         return winograd_input(y, weight, g.size, stride=g.stride, padding=g.padding, gain=g.gain)
     s, p, k = g.stride, g.padding, weight.shape[2]
     extra = [n - ((m - 1) * s - 2 * p + k) for n, m in zip(g.size, y.shape[2:], strict=True)]
-    plain = _plain_if_small(y, weight.shape)
-    x = F.conv_transpose2d(plain, g.weight(weight), stride=s, padding=p, output_padding=extra)
-    return x if plain is y else x.contiguous(memory_format=torch.channels_last)
+    x = F.conv_transpose2d(*g.operands(y, weight), stride=s, padding=p, output_padding=extra)
+    return _in_order_of(y, x)
 
 
 def _gather(y: Tensor, x: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
     if _is_pointwise(shape, g):
-        return g.weight(pointwise_weight(y, x))
+        return g.scaled(pointwise_weight(y, x))
     if g.stride in LEAST and _few_products(y, shape, tuple(y.shape[2:]), LEAST_OF_WEIGHTS):
         return winograd_weight(y, x, stride=g.stride, padding=g.padding, gain=g.gain)
     s, p = [g.stride] * 2, [g.padding] * 2
-    y, x = _plain_if_small(y, shape), _plain_if_small(x, shape)
     weight, wanted = y.new_empty(1).expand(shape), [False, True, False]
+    large = y.numel() > shape.numel()
+    if not large:
+        y, _ = g.operands(y, weight)
+    if y.is_contiguous():
+        x = x.contiguous()
     grads = torch.ops.aten.convolution_backward(
         y, x, weight, None, s, p, [1, 1], False, [0, 0], 1, wanted
     )
-    return g.weight(grads[1])
+    return g.scaled(grads[1]) if large else grads[1]
 
 
 class _Forward(Function):

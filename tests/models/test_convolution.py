@@ -56,12 +56,12 @@ def test_conv2d_is_the_sum_over_taps(
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_pictures_much_smaller_than_the_weight(stride: int, channels_last: bool) -> None:
-    """torch then gets them in plain order; they come back in the order they had."""
+    """torch then gets them in plain order and with the gain; they come back in their order."""
     order = torch.channels_last if channels_last else torch.contiguous_format
     x = normal(1, 24, 5, 5).contiguous(memory_format=order).requires_grad_()
     weight = normal(40, 24, 3, 3, seed=1).requires_grad_()
-    y = conv2d(x, weight, stride=stride)
-    expected = loop_conv(x, weight, stride, 0)
+    y = conv2d(x, weight, stride=stride, gain=0.5)
+    expected = loop_conv(x, weight * 0.5, stride, 0)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     assert y.is_contiguous(memory_format=order)
     grad = normal(*y.shape, seed=2).contiguous(memory_format=order)

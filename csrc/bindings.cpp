@@ -509,11 +509,12 @@ void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, 
            EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
 }
 
-// sizes: height, width, channels, tile rows, tile columns, padding, first tile, tiles.
+// sizes: height, width, channels, tile rows, tile columns, padding, first tile, tiles, from a point
+// to the next one.
 template <typename T>
-void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
+void winograd(const Launch& launch, int transform, const std::array<int64_t, 9>& sizes,
               uintptr_t pixels, uintptr_t points) {
-  const auto& [height, width, channels, rows, columns, padding, first, count] = sizes;
+  const auto& [height, width, channels, rows, columns, padding, first, count, step] = sizes;
   const epigraf::WinogradTiles<T> p{static_cast<epigraf::WinogradTransform>(transform),
                                     height,
                                     width,
@@ -523,6 +524,7 @@ void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>&
                                     padding,
                                     first,
                                     count,
+                                    step,
                                     pointer<T>(pixels),
                                     pointer<T>(points)};
   dispatch(launch, p, epigraf::winograd_cpu<T>, [](const auto&, epigraf::Stream) {
@@ -530,12 +532,12 @@ void winograd(const Launch& launch, int transform, const std::array<int64_t, 8>&
   });
 }
 
-// sizes: rows, columns, from a kernel to those in the next row and column, width of a panel;
-// adjoint: points to taps.
+// sizes: rows, columns, from a kernel to those in the next row and column, width of a panel, from a
+// point to the next one; adjoint: points to taps.
 template <typename T>
 void winograd_kernels(const Launch& launch, int stride, bool turned, bool adjoint, double gain,
-                      const std::array<int64_t, 5>& sizes, uintptr_t taps, uintptr_t points) {
-  const auto& [rows, columns, row_step, column_step, width] = sizes;
+                      const std::array<int64_t, 6>& sizes, uintptr_t taps, uintptr_t points) {
+  const auto& [rows, columns, row_step, column_step, width, step] = sizes;
   const epigraf::WinogradKernels<T> p{stride,
                                       turned,
                                       rows,
@@ -543,6 +545,7 @@ void winograd_kernels(const Launch& launch, int stride, bool turned, bool adjoin
                                       row_step,
                                       column_step,
                                       width,
+                                      step,
                                       static_cast<T>(gain),
                                       pointer<T>(taps),
                                       pointer<T>(points)};
@@ -553,16 +556,18 @@ void winograd_kernels(const Launch& launch, int stride, bool turned, bool adjoin
   });
 }
 
-// sizes: products, rows, depth, columns.
+// sizes: products, rows, depth, columns; steps: from a matrix to the next one.
 template <typename T>
-void panel_products(const Launch& launch, const std::array<int64_t, 4>& sizes, uintptr_t left,
-                    uintptr_t right, uintptr_t result) {
+void panel_products(const Launch& launch, const std::array<int64_t, 4>& sizes,
+                    const std::array<int64_t, 3>& steps, uintptr_t left, uintptr_t right,
+                    uintptr_t result) {
   const auto& [count, rows, depth, columns] = sizes;
   if (columns % epigraf::kPanel != 0) throw std::invalid_argument("panel_products: columns");
   const epigraf::PanelProducts<T> p{count,
                                     rows,
                                     depth,
                                     columns,
+                                    {steps[0], steps[1], steps[2]},
                                     pointer<const T>(left),
                                     pointer<const T>(right),
                                     pointer<T>(result)};
@@ -571,16 +576,18 @@ void panel_products(const Launch& launch, const std::array<int64_t, 4>& sizes, u
   });
 }
 
-// sizes: products, rows, depth, columns; add: to what is in result.
+// sizes and steps as above; add: to what is in result.
 template <typename T>
-void product_sums(const Launch& launch, const std::array<int64_t, 4>& sizes, bool add,
-                  uintptr_t left, uintptr_t right, uintptr_t result) {
+void product_sums(const Launch& launch, const std::array<int64_t, 4>& sizes,
+                  const std::array<int64_t, 3>& steps, bool add, uintptr_t left, uintptr_t right,
+                  uintptr_t result) {
   const auto& [count, rows, depth, columns] = sizes;
   if (columns % epigraf::kPanel != 0) throw std::invalid_argument("product_sums: columns");
   const epigraf::ProductSums<T> p{count,
                                   rows,
                                   depth,
                                   columns,
+                                  {steps[0], steps[1], steps[2]},
                                   add,
                                   pointer<const T>(left),
                                   pointer<const T>(right),
@@ -807,21 +814,23 @@ PYBIND11_MODULE(_C, m) {
     EPIGRAF_BY_TYPE(decoder_backward, launch, widths, slope, points, params, tensors, grad_params);
   });
   // transform: a WinogradTransform; sizes as above.
-  m.def("winograd", [](const Launch& launch, int transform, const std::array<int64_t, 8>& sizes,
+  m.def("winograd", [](const Launch& launch, int transform, const std::array<int64_t, 9>& sizes,
                        uintptr_t pixels, uintptr_t points) {
     EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
   });
   m.def("winograd_kernels", [](const Launch& launch, int stride, bool turned, bool adjoint,
-                               double gain, const std::array<int64_t, 5>& sizes, uintptr_t taps,
+                               double gain, const std::array<int64_t, 6>& sizes, uintptr_t taps,
                                uintptr_t points) {
     EPIGRAF_BY_TYPE(winograd_kernels, launch, stride, turned, adjoint, gain, sizes, taps, points);
   });
-  m.def("panel_products", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
-                             uintptr_t left, uintptr_t right, uintptr_t result) {
-    EPIGRAF_BY_TYPE(panel_products, launch, sizes, left, right, result);
-  });
-  m.def("product_sums", [](const Launch& launch, const std::array<int64_t, 4>& sizes, bool add,
-                           uintptr_t left, uintptr_t right, uintptr_t result) {
-    EPIGRAF_BY_TYPE(product_sums, launch, sizes, add, left, right, result);
+  m.def("panel_products",
+        [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+           const std::array<int64_t, 3>& steps, uintptr_t left, uintptr_t right, uintptr_t result) {
+          EPIGRAF_BY_TYPE(panel_products, launch, sizes, steps, left, right, result);
+        });
+  m.def("product_sums", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
+                           const std::array<int64_t, 3>& steps, bool add, uintptr_t left,
+                           uintptr_t right, uintptr_t result) {
+    EPIGRAF_BY_TYPE(product_sums, launch, sizes, steps, add, left, right, result);
   });
 }

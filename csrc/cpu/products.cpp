@@ -79,9 +79,9 @@ EPIGRAF_HD void tiles(Matrix<T> left, int64_t rows, const T* panel, int64_t dept
 // Rows [row, end) of one product, a few at a time, which then stay in the first cache.
 template <int kBytes, typename T>
 EPIGRAF_HD void strips(const PanelProducts<T>& p, int64_t number, int64_t row, int64_t end) {
-  const Matrix<T> left{p.left + number * p.rows * p.depth, p.depth, 1};
-  const T* right = p.right + number * p.depth * p.columns;
-  T* result = p.result + number * p.rows * p.columns;
+  const Matrix<T> left{p.left + number * p.steps.left, p.depth, 1};
+  const T* right = p.right + number * p.steps.right;
+  T* result = p.result + number * p.steps.result;
   for (; row < end; row += kRows) {
     for (int64_t column = 0; column < p.columns; column += kPanel)
       tiles<kBytes>(left.rows_from(row), std::min<int64_t>(kRows, end - row),
@@ -94,13 +94,13 @@ EPIGRAF_HD void strips(const PanelProducts<T>& p, int64_t number, int64_t row, i
 template <int kBytes, typename T>
 EPIGRAF_HD void sum_panel(const ProductSums<T>& p, int64_t number, int64_t column) {
   alignas(64) T panel[kDepth * kPanel];
-  const T* right = p.right + number * p.depth * p.columns + column;
-  T* result = p.result + number * p.rows * p.columns + column;
+  const T* right = p.right + number * p.steps.right + column;
+  T* result = p.result + number * p.steps.result + column;
   for (int64_t first = 0; first < p.depth; first += kDepth) {
     const int64_t depth = std::min(kDepth, p.depth - first);
     for (int64_t k = 0; k < depth; ++k)
       std::copy_n(right + (first + k) * p.columns, kPanel, panel + k * kPanel);
-    const Matrix<T> left{p.left + (number * p.depth + first) * p.rows, 1, p.rows};
+    const Matrix<T> left{p.left + number * p.steps.left + first * p.rows, 1, p.rows};
     tiles<kBytes>(left, p.rows, panel, depth, p.add || first > 0, result, p.columns);
   }
 }

@@ -23,14 +23,13 @@ EPIGRAF_HD void block_to_points(const WinogradTiles<T>& p, TilePlace at, int64_t
   bool inside[m];
   for (int j = 0; j < m; ++j) inside[j] = at.column + j >= 0 && at.column + j < p.width;
   T* points = p.points + slot * p.channels + c;
-  const int64_t next = p.count * p.channels;
   square_to_points<Transform, Vector>(
       [&](int i, int j) EPIGRAF_INLINE_LAMBDA {
         const int64_t y = at.row + i;
         const T* pixel = picture + (y * p.width + at.column + j) * p.channels;
         return S::load(inside[j] & (y >= 0) & (y < p.height) ? pixel : zeros);
       },
-      [&](int place, Vector v) EPIGRAF_INLINE_LAMBDA { S::store(points + place * next, v); });
+      [&](int place, Vector v) EPIGRAF_INLINE_LAMBDA { S::store(points + place * p.step, v); });
 }
 
 template <typename Transform, typename S, typename T>
@@ -39,9 +38,8 @@ EPIGRAF_HD void block_from_points(const WinogradTiles<T>& p, TilePlace at, int64
   using Vector = typename S::Vector;
   T* picture = p.pixels + at.batch * p.height * p.width * p.channels + c;
   const T* points = p.points + slot * p.channels + c;
-  const int64_t next = p.count * p.channels;
   square_from_points<Transform, Vector>(
-      [&](int place) EPIGRAF_INLINE_LAMBDA { return S::load(points + place * next); },
+      [&](int place) EPIGRAF_INLINE_LAMBDA { return S::load(points + place * p.step); },
       [&](int i, int j, Vector v) EPIGRAF_INLINE_LAMBDA {
         const int64_t y = at.row + i, x = at.column + j;
         if (y < p.height && x < p.width) S::store(picture + (y * p.width + x) * p.channels, v);

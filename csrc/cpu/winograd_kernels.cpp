@@ -44,13 +44,12 @@ EPIGRAF_HD void block_to_points(const WinogradKernels<T>& p, int64_t row, int64_
   KernelBlock<S, T> kernels(p, row, column);
   kernels.read();
   T* points = points_of(p, row, column);
-  const int64_t next = p.rows * p.columns;
   square_to_points<Transform, Vector>(
       [&](int i, int j) EPIGRAF_INLINE_LAMBDA {
         const int k = i * 3 + j;
         return S::load(kernels.taps[p.turned ? kTaps - 1 - k : k]) * p.gain;
       },
-      [&](int place, Vector v) EPIGRAF_INLINE_LAMBDA { S::store(points + place * next, v); });
+      [&](int place, Vector v) EPIGRAF_INLINE_LAMBDA { S::store(points + place * p.step, v); });
 }
 
 template <typename Transform, typename S, typename T>
@@ -58,9 +57,8 @@ EPIGRAF_HD void block_to_taps(const WinogradKernels<T>& p, int64_t row, int64_t 
   using Vector = typename S::Vector;
   KernelBlock<S, T> kernels(p, row, column);
   const T* points = points_of(p, row, column);
-  const int64_t next = p.rows * p.columns;
   square_from_points<Transform, Vector>(
-      [&](int place) EPIGRAF_INLINE_LAMBDA { return S::load(points + place * next); },
+      [&](int place) EPIGRAF_INLINE_LAMBDA { return S::load(points + place * p.step); },
       [&](int i, int j, Vector v) EPIGRAF_INLINE_LAMBDA {
         const int k = i * 3 + j;
         S::store(kernels.taps[p.turned ? kTaps - 1 - k : k], v * p.gain);

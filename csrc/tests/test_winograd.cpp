@@ -48,9 +48,10 @@ struct Tiles {
 
 template <typename T>
 void transform(WinogradTransform kind, Tiles tiles, int64_t padding, int64_t first, int64_t count,
-               int threads, std::vector<T>& pixels, std::vector<T>& points) {
+               int threads, std::vector<T>& pixels, std::vector<T>& points, int64_t between = 0) {
+  const int64_t step = count * kChannels + between;
   winograd_cpu(WinogradTiles<T>{kind, kHeight, kWidth, kChannels, tiles.rows, tiles.columns,
-                                padding, first, count, pixels.data(), points.data()},
+                                padding, first, count, step, pixels.data(), points.data()},
                threads);
 }
 
@@ -150,8 +151,11 @@ TEST(points_that_share_a_weight_are_neighbours) {
 TEST(tiles_are_windows_with_zeros_outside) {
   const Tiles tiles{3, 2};
   auto pixels = random_values<double>(kBatch * kHeight * kWidth * kChannels, -1, 1, 8);
-  std::vector<double> points(36 * tiles.count() * kChannels);
-  transform(WinogradTransform::stride1_input, tiles, 1, 0, tiles.count(), 2, pixels, points);
+  const int64_t between = 7, step = tiles.count() * kChannels + between;
+  std::vector<double> points(36 * step, 9.0);
+  transform(WinogradTransform::stride1_input, tiles, 1, 0, tiles.count(), 2, pixels, points,
+            between);
+  for (int64_t i = 0; i < between; ++i) CHECK_EQUAL(points[tiles.count() * kChannels + i], 9.0);
   const int64_t batch = 1, row = 2, column = 1, channel = 17;
   std::vector<double> lines[6];
   for (int64_t i = 0; i < 6; ++i) {
@@ -169,8 +173,7 @@ TEST(tiles_are_windows_with_zeros_outside) {
     for (int i = 0; i < 6; ++i) d[i] = lines[i][j];
     const auto expected = applied<Stride1Input>(d, 6);
     for (int i = 0; i < 6; ++i)
-      CHECK_NEAR(points[((i * 6 + j) * tiles.count() + tile) * kChannels + channel], expected[i],
-                 1e-13);
+      CHECK_NEAR(points[(i * 6 + j) * step + tile * kChannels + channel], expected[i], 1e-13);
   }
 }
 
@@ -198,9 +201,10 @@ void kernels_have_the_values_of_their_polynomials(int stride, int64_t width, boo
                                                   double tolerance) {
   constexpr int64_t kRows = 19, kColumns = 66;
   const auto weight = random_values<T>(kColumns * kRows * 9, -1, 1, 11);
-  std::vector<T> points(36 * kRows * kColumns), taps(weight);
+  const int64_t step = kRows * kColumns + 5;
+  std::vector<T> points(36 * step), taps(weight);
   winograd_kernels_cpu(WinogradKernels<T>{stride, turned, kRows, kColumns, 9, 9 * kRows, width,
-                                          T(0.5), taps.data(), points.data()},
+                                          step, T(0.5), taps.data(), points.data()},
                        3);
   const auto place = stride == 1 ? Stride1Points::place : Stride2Weights::place;
   for (int64_t row = 0; row < kRows; ++row)
@@ -218,7 +222,7 @@ void kernels_have_the_values_of_their_polynomials(int stride, int64_t width, boo
         const double down[3] = {lines[0][j], lines[1][j], lines[2][j]};
         const auto values = line_values(down, stride, 1);
         for (int i = 0; i < 6; ++i)
-          CHECK_NEAR(points[place(i, j) * kRows * kColumns + at], values[i], tolerance);
+          CHECK_NEAR(points[place(i, j) * step + at], values[i], tolerance);
       }
     }
 }
@@ -241,8 +245,9 @@ TEST(the_points_of_kernels_and_their_adjoint) {
     auto taps = random_values<double>(kRows * kColumns * 9, -1, 1, 20);
     auto other = random_values<double>(36 * kRows * kColumns, -1, 1, 21);
     std::vector<double> points(other.size()), back(taps.size());
-    WinogradKernels<double> p{stride, false,    kRows, kColumns,    9 * kColumns,
-                              9,      kColumns, 3.0,   taps.data(), points.data()};
+    WinogradKernels<double> p{stride,       false,       kRows,        kColumns,
+                              9 * kColumns, 9,           kColumns,     kRows * kColumns,
+                              3.0,          taps.data(), points.data()};
     winograd_kernels_cpu(p, 2);
     p.taps = back.data();
     p.points = other.data();
@@ -255,23 +260,27 @@ TEST(the_points_of_kernels_and_their_adjoint) {
 template <typename T>
 void products_are_sums(double tolerance) {
   constexpr int64_t kPoints = 3, kRows = 53, kDepth = 7, kColumns = 2 * kPanel;
-  const auto left = random_values<T>(kPoints * kRows * kDepth, -1, 1, 12);
-  const auto right = random_values<T>(kPoints * kDepth * kColumns, -1, 1, 13);
-  std::vector<T> result(kPoints * kRows * kColumns);
-  panel_products_cpu(
-      PanelProducts<T>{kPoints, kRows, kDepth, kColumns, left.data(), right.data(), result.data()},
-      3);
-  for (int64_t point = 0; point < kPoints; ++point)
+  const ProductSteps steps{kRows * kDepth + 1, kDepth * kColumns + 2, kRows * kColumns + 3};
+  const auto left = random_values<T>(kPoints * steps.left, -1, 1, 12);
+  const auto right = random_values<T>(kPoints * steps.right, -1, 1, 13);
+  std::vector<T> result(kPoints * steps.result, T(9));
+  panel_products_cpu(PanelProducts<T>{kPoints, kRows, kDepth, kColumns, steps, left.data(),
+                                      right.data(), result.data()},
+                     3);
+  for (int64_t point = 0; point < kPoints; ++point) {
+    const T* here = result.data() + point * steps.result;
     for (int64_t row = 0; row < kRows; ++row)
       for (int64_t column = 0; column < kColumns; ++column) {
         double sum = 0;
         for (int64_t k = 0; k < kDepth; ++k) {
-          const int64_t panel = (point * 2 + column / kPanel) * kDepth + k;
-          sum += static_cast<double>(left[(point * kRows + row) * kDepth + k]) *
-                 right[panel * kPanel + column % kPanel];
+          const int64_t line = (column / kPanel * kDepth + k) * kPanel;
+          sum += static_cast<double>(left[point * steps.left + row * kDepth + k]) *
+                 right[point * steps.right + line + column % kPanel];
         }
-        CHECK_NEAR(result[(point * kRows + row) * kColumns + column], sum, tolerance);
+        CHECK_NEAR(here[row * kColumns + column], sum, tolerance);
       }
+    CHECK_EQUAL(here[kRows * kColumns], T(9));  // between the matrices
+  }
 }
 
 TEST(products_of_float) {
@@ -285,25 +294,26 @@ TEST(products_of_double) {
 template <typename T>
 void sums_run_down_the_depth(double tolerance) {
   constexpr int64_t kPoints = 3, kRows = 53, kDepth = 131, kColumns = 128;
-  const auto left = random_values<T>(kPoints * kDepth * kRows, -1, 1, 14);
-  const auto right = random_values<T>(kPoints * kDepth * kColumns, -1, 1, 15);
-  std::vector<T> result(kPoints * kRows * kColumns, std::nan(""));
+  const ProductSteps steps{kDepth * kRows + 1, kDepth * kColumns + 2, kRows * kColumns + 3};
+  const auto left = random_values<T>(kPoints * steps.left, -1, 1, 14);
+  const auto right = random_values<T>(kPoints * steps.right, -1, 1, 15);
+  std::vector<T> result(kPoints * steps.result, std::nan(""));
   for (const int threads : {3, 1}) {
     const bool again = threads == 1;
-    product_sums_cpu(ProductSums<T>{kPoints, kRows, kDepth, kColumns, again, left.data(),
+    product_sums_cpu(ProductSums<T>{kPoints, kRows, kDepth, kColumns, steps, again, left.data(),
                                     right.data(), result.data()},
                      threads);
     for (int64_t point = 0; point < kPoints; ++point)
       for (int64_t row = 0; row < kRows; ++row)
         for (int64_t column = 0; column < kColumns; ++column) {
           double sum = 0;
-          for (int64_t k = 0; k < kDepth; ++k) {
-            const int64_t line = point * kDepth + k;
-            sum += static_cast<double>(left[line * kRows + row]) * right[line * kColumns + column];
-          }
+          for (int64_t k = 0; k < kDepth; ++k)
+            sum += static_cast<double>(left[point * steps.left + k * kRows + row]) *
+                   right[point * steps.right + k * kColumns + column];
           const double expected = again ? 2 * sum : sum;
-          CHECK_NEAR(result[(point * kRows + row) * kColumns + column], expected, tolerance);
+          CHECK_NEAR(result[point * steps.result + row * kColumns + column], expected, tolerance);
         }
+    CHECK(std::isnan(result[kRows * kColumns]));  // between the matrices
   }
 }
 

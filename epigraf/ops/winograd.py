@@ -25,6 +25,7 @@ TILE = 4  # pixels a side
 _CHUNK_BYTES = 4 << 20  # of points at a time: what stays in a cache of this core
 _LEAST_TILES = 32  # ... but enough rows for matrix products,
 _PAIRS_A_ROW = 1024  # ... the more, the larger the weights, which come from memory for each run
+_APART = 80  # numbers between matrices: else they begin in the same few lines of a cache
 
 
 class _Transform(IntEnum):
@@ -54,6 +55,15 @@ class _Way:
     @property
     def points(self) -> int:
         return sum(count * copies for count, copies in self.groups)
+
+    def room(self, like: Tensor, count: int, channels: int) -> Tensor:
+        """[n, count, C] to be written; where points share a weight, and are rows of one matrix, of
+        an odd number of rows: the last one may be zeros beyond the tiles."""
+        if self.stride == 1:
+            return _apart(like, self.points, count, channels)
+        points = like.new_empty(self.points, count | 1, channels)
+        points[:, count:] = 0
+        return points
 
     def by_weight(self, *points: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
         """The weights of each group, and its points [n, count, C] as matrices, those that share a
@@ -90,6 +100,12 @@ class _Tiling:
         size = max(fitting, enough, _LEAST_TILES)
         for first in range(0, self.tiles, size):
             yield first, min(size, self.tiles - first)
+
+
+def _apart(like: Tensor, count: int, rows: int, columns: int) -> Tensor:
+    """[count, rows, columns] to be written, dense matrices a little apart."""
+    numbers = rows * columns
+    return like.new_empty(count, numbers + _APART)[:, :numbers].view(count, rows, columns)
 
 
 def _tiling(way: _Way, batch: int, size: tuple[int, ...]) -> _Tiling:
@@ -177,8 +193,9 @@ def winograd_weight(
     tiling = _tiling(_WAYS[stride], len(y), size)
     y, x, way = _channels_last(y), _channels_last(x), tiling.way
     outputs, inputs = y.shape[1], x.shape[1]
-    make = x.new_empty if tiling.tiles else x.new_zeros
-    total = make(36, outputs, inputs)
+    total = _apart(x, 36, outputs, inputs)
+    if tiling.tiles == 0:
+        total.zero_()
     for first, count in tiling.chunks(inputs, outputs, x.element_size()):
         points_y = _to_points(way.write_adjoint, y, tiling, first, count, 0)
         points_x = _to_points(way.read, x, tiling, first, count, padding)
@@ -195,7 +212,7 @@ def _convolve(x: Tensor, weights: Tensor, y: Tensor, tiling: _Tiling, padding: i
     way, outputs = tiling.way, y.shape[1]
     for first, count in tiling.chunks(x.shape[1], outputs, x.element_size()):
         points_x = _to_points(way.read, x, tiling, first, count, padding)
-        points_y = x.new_empty(way.points, count, outputs)
+        points_y = way.room(x, count, outputs)
         for place, (left, result) in way.by_weight(points_x, points_y):
             products(left, weights[place], result)
         _run(way.write, y, points_y, tiling, first, count, 0)
@@ -205,7 +222,7 @@ def _to_points(
     transform: _Transform, x: Tensor, tiling: _Tiling, first: int, count: int, padding: int
 ) -> Tensor:
     """[n, count, C] of a run of tiles of x [B, C, H, W], channels-last."""
-    points = x.new_empty(tiling.way.points, count, x.shape[1])
+    points = tiling.way.room(x, count, x.shape[1])
     _run(transform, x, points, tiling, first, count, padding)
     return points
 
@@ -219,9 +236,12 @@ def _run(
     count: int,
     padding: int,
 ) -> None:
-    sizes = (*pixels.shape[2:], pixels.shape[1], tiling.rows, tiling.columns, padding, first, count)
+    height, width = pixels.shape[2:]
+    sizes = (height, width, pixels.shape[1], tiling.rows, tiling.columns, padding, first, count)
     launch = _native.launch(pixels)
-    _native.core().winograd(launch, int(transform), sizes, *_native.addresses(pixels, points))
+    _native.core().winograd(
+        launch, int(transform), (*sizes, points.stride(0)), *_native.addresses(pixels, points)
+    )
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -239,7 +259,7 @@ def _weight_points(weight: Tensor, way: _Way, gain: float, *, turned: bool) -> T
     columns of the matrices [I, O] one after another; [36, I, O] where O is no multiple of 64."""
     rows, columns = weight.shape[:2]
     width = columns if columns % PANEL else PANEL
-    points = weight.new_empty(36, rows * columns // max(width, 1), width)
+    points = _apart(weight, 36, rows * columns // max(width, 1), width)
     _run_kernels(weight, points, way, gain, turned=turned)
     return points
 
@@ -256,7 +276,7 @@ def _run_kernels(
     """Kernels [rows, columns, 3, 3] to points in panels of points.shape[2] columns, or back."""
     if weight.stride()[2:] != (3, 1):
         weight = weight.contiguous()
-    sizes = (*weight.shape[:2], *weight.stride()[:2], points.shape[2])
+    sizes = (*weight.shape[:2], *weight.stride()[:2], points.shape[2], points.stride(0))
     addresses = weight.data_ptr(), points.data_ptr()
     launch = _native.launch(weight)
     _native.core().winograd_kernels(launch, way.stride, turned, adjoint, gain, sizes, *addresses)

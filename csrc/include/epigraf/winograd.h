@@ -337,6 +337,7 @@ struct WinogradTiles {
   int64_t tile_rows, tile_columns;  // of a picture
   int64_t padding;                  // by which a window begins before the picture
   int64_t first, count;             // the run of tiles, counted over the batch
+  int64_t step;                     // numbers from a point to the next one
   T* pixels;                        // [B, H, W, C]; written where the transform is an output
   T* points;                        // [points, count, C]
 };
@@ -349,6 +350,7 @@ struct WinogradKernels {
   int64_t rows, columns;
   int64_t row_step, column_step;  // from a kernel to its neighbours; its own taps are a run of nine
   int64_t width;                  // of a panel of columns, which it divides
+  int64_t step;                   // numbers from a point to the next one
   T gain;                         // of every tap
   T* taps;
   T* points;  // [36, columns / width, rows, width]

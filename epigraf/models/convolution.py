@@ -50,14 +50,21 @@ class ConvGeometry:
         return tensor if self.gain == 1.0 else tensor * self.gain
 
     def operands(self, picture: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Both as torch's convolutions take them, the smaller one times the gain. A picture much
-        smaller than the weight is in plain order: for channels-last ones torch copies the weight.
-        """
-        if picture.numel() > weight.numel():
-            return picture, self.scaled(weight)
-        if picture.device.type == "cpu" and weight.numel() > 8 * picture.numel():
-            picture = picture.contiguous()
-        return self.scaled(picture), weight
+        """Both as torch's convolutions take them, one of them times the gain."""
+        if _is_small(picture, weight.shape):
+            return self.scaled(_plain(picture, weight.shape)), weight
+        return picture, self.scaled(weight)
+
+
+def _is_small(picture: Tensor, weight: torch.Size) -> bool:
+    """Whether the gain costs less on the picture; not in 16 bits, which have no room below."""
+    return picture.numel() < weight.numel() and picture.element_size() >= 4
+
+
+def _plain(picture: Tensor, weight: torch.Size) -> Tensor:
+    """In plain order where the weight is much larger, which torch else copies on every call."""
+    much_smaller = picture.device.type == "cpu" and weight.numel() > 8 * picture.numel()
+    return picture.contiguous() if much_smaller else picture
 
 
 def _few_products(x: Tensor, weight: torch.Size, size: tuple[int, ...], least: Least) -> bool:
@@ -108,16 +115,15 @@ def _gather(y: Tensor, x: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
     if g.stride in LEAST and _few_products(y, shape, tuple(y.shape[2:]), LEAST_OF_WEIGHTS):
         return winograd_weight(y, x, stride=g.stride, padding=g.padding, gain=g.gain)
     s, p = [g.stride] * 2, [g.padding] * 2
-    weight, wanted = y.new_empty(1).expand(shape), [False, True, False]
-    large = y.numel() > shape.numel()
-    if not large:
-        y, _ = g.operands(y, weight)
-    if y.is_contiguous():
-        x = x.contiguous()
+    weight, mask = y.new_empty(1).expand(shape), [False, True, False]
+    small = _is_small(y, shape)
+    if small:
+        y = g.scaled(_plain(y, shape))
+        x = x if y.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
     grads = torch.ops.aten.convolution_backward(
-        y, x, weight, None, s, p, [1, 1], False, [0, 0], 1, wanted
+        y, x, weight, None, s, p, [1, 1], False, [0, 0], 1, mask
     )
-    return g.scaled(grads[1]) if large else grads[1]
+    return grads[1] if small else g.scaled(grads[1])
 
 
 class _Forward(Function):
@@ -194,12 +200,12 @@ def conv2d(
     return _Forward.apply(x, weight, ConvGeometry(stride, padding, (height, width), gain))
 
 
-def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
+def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, gain: float = 1.0) -> Tensor:
     """The adjoint of `conv2d` without padding: ``x`` [B, O, H, W], ``weight`` [O, I, k, k].
 
     Returns [B, I, H', W'] with H' = (H - 1) stride + k. Differentiable to any order.
     """
     if torch.compiler.is_compiling():
-        return F.conv_transpose2d(x, weight, stride=stride)
+        return F.conv_transpose2d(x, weight * gain, stride=stride)
     height, width = ((n - 1) * stride + weight.shape[2] for n in x.shape[2:])
-    return _InputAdjoint.apply(x, weight, ConvGeometry(stride, 0, (height, width)))
+    return _InputAdjoint.apply(x, weight, ConvGeometry(stride, 0, (height, width), gain))

@@ -49,4 +49,5 @@ def conv2d_resample(
         return conv2d(x, weight, gain=gain)
     if resample is Resample.DOWN:
         return conv2d(blur2d(x, pad=2), weight, stride=2, gain=gain)
-    return blur2d(conv_transpose2d(x, weight.transpose(0, 1), stride=2), pad=1, gain=4.0 * gain)
+    up = conv_transpose2d(x, weight.transpose(0, 1), stride=2, gain=gain)
+    return blur2d(up, pad=1, gain=4.0)

@@ -193,8 +193,8 @@ def _differentiable(
     grad_x = grad_u if scale is None else (grad_u * scale[:, :, None, None]).to(y.dtype)
     if not sums:
         return grad_x, None
-    wide = grad_u.to(bias.dtype)
-    by_noise = None if noise is None else (wide * noise).sum((2, 3))
+    summed = grad_u.to(bias.dtype)
+    by_noise = None if noise is None else (summed * noise).sum((2, 3))
     by_input = None
     if scale is not None:
         product = grad_y.to(bias.dtype) * y.to(bias.dtype)
@@ -202,7 +202,7 @@ def _differentiable(
             clamp = float(torch.tensor(curve.clamp, dtype=y.dtype))
             product = torch.where(y.detach().abs() < clamp, product, 0)
         by_input = product.sum((2, 3))
-    return grad_x, _Totals(wide.sum((2, 3)), by_noise, by_input)
+    return grad_x, _Totals(summed.sum((2, 3)), by_noise, by_input)
 
 
 def _of_params(totals: _Totals, params: _Params, needs: list[bool]) -> tuple[Tensor | None, ...]:

@@ -108,9 +108,9 @@ def _resample(x: Tensor, call: _Call) -> Tensor:
 
 def _resample_reference(x: Tensor, call: _Call) -> Tensor:
     """A map in plain torch: any dtype and device, differentiable at any order."""
+    x, size = dense(x), call.size(x)
     if x.dtype != wide(x.dtype):
         return _resample_reference(x.to(wide(x.dtype)), call).to(x.dtype)
-    x, size = dense(x), call.size(x)
     if x.numel() == 0 or 0 in size:
         return x.new_zeros(size)
     if call.map is _Map.UP:

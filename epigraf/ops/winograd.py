@@ -10,7 +10,7 @@ Legend: B batch, I input channels, O output channels, H W, n = 36 or 81 points.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
@@ -24,7 +24,8 @@ from epigraf.ops._products import PANEL, add_products, products
 TILE = 4  # pixels a side
 _CHUNK_BYTES = 4 << 20  # of points at a time: what stays in a cache of this core
 _LEAST_TILES = 32  # ... but enough rows for matrix products,
-_PAIRS_A_ROW = 1024  # ... the more, the larger the weights, which come from memory for each run
+_PAIRS_A_ROW = 1024  # ... the more, the larger the weights, which come from memory for each run,
+_MOST_BYTES = 64 << 20  # ... up to here
 _APART = 80  # numbers between matrices: else they begin in the same few lines of a cache
 
 
@@ -50,7 +51,6 @@ class _Way:
     groups: tuple[tuple[int, int], ...]
     read: _Transform
     write: _Transform
-    write_adjoint: _Transform
 
     @property
     def points(self) -> int:
@@ -58,12 +58,10 @@ class _Way:
 
     def room(self, like: Tensor, count: int, channels: int) -> Tensor:
         """[n, count, C] to be written; where points share a weight, and are rows of one matrix, of
-        an odd number of rows: the last one may be zeros beyond the tiles."""
+        an odd number of rows: the last one may lie beyond the tiles."""
         if self.stride == 1:
             return _apart(like, self.points, count, channels)
-        points = like.new_empty(self.points, count | 1, channels)
-        points[:, count:] = 0
-        return points
+        return like.new_empty(self.points, count | 1, channels)
 
     def by_weight(self, *points: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
         """The weights of each group, and its points [n, count, C] as matrices, those that share a
@@ -77,11 +75,12 @@ class _Way:
 
 
 _T = _Transform
-_STRIDE1 = _Way(1, ((36, 1),), _T.STRIDE1_INPUT, _T.STRIDE1_OUTPUT, _T.STRIDE1_OUTPUT_ADJOINT)
 _GROUPS = ((25, 1), (5, 4), (5, 4), (1, 16))
-_STRIDE2 = _Way(2, _GROUPS, _T.STRIDE2_INPUT, _T.STRIDE2_OUTPUT, _T.STRIDE2_OUTPUT_ADJOINT)
-_TRANSPOSED = replace(_STRIDE2, read=_T.TRANSPOSED_INPUT, write=_T.TRANSPOSED_OUTPUT)
+_STRIDE1 = _Way(1, ((36, 1),), _T.STRIDE1_INPUT, _T.STRIDE1_OUTPUT)
+_STRIDE2 = _Way(2, _GROUPS, _T.STRIDE2_INPUT, _T.STRIDE2_OUTPUT)
+_TRANSPOSED = _Way(2, _GROUPS, _T.TRANSPOSED_INPUT, _T.TRANSPOSED_OUTPUT)
 _WAYS = {1: _STRIDE1, 2: _STRIDE2}
+_WRITE_ADJOINT = {1: _T.STRIDE1_OUTPUT_ADJOINT, 2: _T.STRIDE2_OUTPUT_ADJOINT}
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,9 @@ class _Tiling:
 
     def chunks(self, inputs: int, outputs: int, itemsize: int) -> Iterator[tuple[int, int]]:
         """(first, count) of runs of tiles whose points of all channels fit the cache."""
-        fitting = _CHUNK_BYTES // (self.way.points * (inputs + outputs) * itemsize)
+        tile = self.way.points * max(inputs + outputs, 1) * itemsize
         enough = inputs * outputs // _PAIRS_A_ROW * 36 // self.way.points
-        size = max(fitting, enough, _LEAST_TILES)
+        size = max(_CHUNK_BYTES // tile, min(enough, _MOST_BYTES // tile), _LEAST_TILES)
         for first in range(0, self.tiles, size):
             yield first, min(size, self.tiles - first)
 
@@ -131,7 +130,7 @@ def winograd(
     Raises ValueError for a wrong shape, stride or device, TypeError for a wrong dtype.
     """
     _check("winograd", "x", x, weight, 1, stride)
-    size = _output_size(x, stride, padding)
+    size = _output_size("winograd", x, stride, padding)
     tiling = _tiling(_WAYS[stride], len(x), size)
     y = _pictures(x, len(weight), size)
     points = _weight_points(weight.transpose(0, 1), tiling.way, gain, turned=False)
@@ -157,10 +156,12 @@ def winograd_input(
     op = "winograd_input"
     _check(op, "y", y, weight, 0, stride)
     height, width = y.shape[2:]
-    if stride == 2 and (padding != 0 or tuple(size) != (2 * height + 1, 2 * width + 1)):
+    if stride == 2 and padding != 0:
+        raise ValueError(f"{op}: stride 2 needs padding 0, got {padding}")
+    fitting = [(n - 1) * stride + 3 - 2 * padding for n in (height, width)]
+    if list(size) != fitting or min(height, width) < 1:
         raise ValueError(
-            f"{op}: stride 2 needs padding 0 and the size {[2 * height + 1, 2 * width + 1]}, "
-            f"got {padding} and {list(size)}"
+            f"{op}: size must be {fitting} for pictures {[height, width]}, got {list(size)}"
         )
     x, y = _pictures(y, weight.shape[1], size), _channels_last(y)
     if stride == 1:
@@ -169,10 +170,10 @@ def winograd_input(
         return x
     tiling = _tiling(_TRANSPOSED, len(y), (height, width))
     _convolve(y, _weight_points(weight, tiling.way, gain, turned=True), x, tiling, 1)
-    if height % TILE == 0:  # the last row and column lie beyond whole tiles
+    if height % TILE == 0 and x.numel():  # the last row and column lie beyond whole tiles
         taps = weight[:, :, 2:] * gain
         x[:, :, -1:] = F.conv_transpose2d(y[:, :, -1:], taps, stride=(1, 2))
-    if width % TILE == 0:
+    if width % TILE == 0 and x.numel():
         taps = weight[..., 2:] * gain
         x[..., -1:] = F.conv_transpose2d(y[..., -1:], taps, stride=(2, 1))
     return x
@@ -188,7 +189,7 @@ def winograd_weight(
     check_like(op, "y", y, "x", x)
     _check_place(op, "x", x)
     _check_stride(op, stride)
-    size = _output_size(x, stride, padding)
+    size = _output_size(op, x, stride, padding)
     check_shape(op, "y", y, "[B, O, H', W']", (len(x), y.shape[1], *size))
     tiling = _tiling(_WAYS[stride], len(y), size)
     y, x, way = _channels_last(y), _channels_last(x), tiling.way
@@ -197,7 +198,7 @@ def winograd_weight(
     if tiling.tiles == 0:
         total.zero_()
     for first, count in tiling.chunks(inputs, outputs, x.element_size()):
-        points_y = _to_points(way.write_adjoint, y, tiling, first, count, 0)
+        points_y = _to_points(_WRITE_ADJOINT[stride], y, tiling, first, count, 0)
         points_x = _to_points(way.read, x, tiling, first, count, padding)
         for place, (left, right) in way.by_weight(points_y, points_x):
             add_products(left, right, total[place], add=first > 0)
@@ -221,8 +222,10 @@ def _convolve(x: Tensor, weights: Tensor, y: Tensor, tiling: _Tiling, padding: i
 def _to_points(
     transform: _Transform, x: Tensor, tiling: _Tiling, first: int, count: int, padding: int
 ) -> Tensor:
-    """[n, count, C] of a run of tiles of x [B, C, H, W], channels-last."""
+    """[n, count, C] of a run of tiles of x [B, C, H, W], channels-last; zeros beyond them."""
     points = tiling.way.room(x, count, x.shape[1])
+    if points.shape[1] > count:
+        points[:, count:] = 0
     _run(transform, x, points, tiling, first, count, padding)
     return points
 
@@ -282,7 +285,12 @@ def _run_kernels(
     _native.core().winograd_kernels(launch, way.stride, turned, adjoint, gain, sizes, *addresses)
 
 
-def _output_size(x: Tensor, stride: int, padding: int) -> tuple[int, int]:
+def _output_size(op: str, x: Tensor, stride: int, padding: int) -> tuple[int, int]:
+    if x.ndim != 4 or min(x.shape[2:]) + 2 * padding < 3:
+        raise ValueError(
+            f"{op}: x must have shape [B, I, H, W] with H and W at least {3 - 2 * padding}, "
+            f"got {list(x.shape)}"
+        )
     height, width = ((n + 2 * padding - 3) // stride + 1 for n in x.shape[2:])
     return height, width
 

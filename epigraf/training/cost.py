@@ -26,7 +26,7 @@ from epigraf.models.mapping import MappingNetwork
 from epigraf.models.resample import Resample
 from epigraf.training.step import Phase
 
-FLOAT = 4  # bytes
+FLOAT, HALF = 4, 2  # bytes
 # Feature maps [C, H, W] of a block that are kept for its backward pass. Backbone: the upsampled
 # one after its activation, the modulated one, the second convolution's after its activation, and
 # the input of the next block, modulated. D: see `_discriminator_saved`.
@@ -76,7 +76,7 @@ class Cost:
 
     Attributes:
         generator_parameters, discriminator_parameters: how many.
-        scaled_weights: bytes of D's weights times their gains, kept during a pass.
+        cast_weights: bytes of D's weights in 16 bits, kept during a pass.
         parts: the generator's, from the latent to the picture.
         discriminator: a pass of D over one image.
         conditioning: FLOPs of it that label, camera and patch take, which no image reaches.
@@ -87,7 +87,7 @@ class Cost:
     cfg: Config
     generator_parameters: int
     discriminator_parameters: int
-    scaled_weights: float
+    cast_weights: float
     parts: list[Part]
     discriminator: Part
     conditioning: float
@@ -181,12 +181,13 @@ def cost_of(cfg: Config) -> Cost:
     fused = generator.renderer() == "fused"
     side = generator.backbone.resolution
     maps = [m.weight.shape[0] * m.resolution**2 for m in _all(generator, SynthesisLayer)]
-    convs = [m.weight.numel() for m in _all(discriminator, Conv2d)]
+    halves = [b for b in _all(discriminator, DiscriminatorBlock) if b.dtype is not None]
+    cast = [m.weight.numel() for block in halves for m in _all(block, Conv2d)]
     return Cost(
         cfg=cfg,
         generator_parameters=sum(p.numel() for p in generator.parameters()),
         discriminator_parameters=sum(p.numel() for p in discriminator.parameters()),
-        scaled_weights=FLOAT * sum(convs),
+        cast_weights=HALF * sum(cast),
         parts=[
             Part("mapping", _linear(generator.mapping) / views, 0.0),
             *blocks,

@@ -166,7 +166,7 @@ def memory_of(cost: Cost, batch: int) -> dict[str, float]:
         "gradients": g + d,
         "Adam": 2 * (g + d),
         "EMA": g,
-        "D's weights times gains": cost.scaled_weights,
+        **({"D's weights in 16 bits": cost.cast_weights} if cost.cast_weights else {}),
         **activations,
         "working buffers": WORKING_MAPS * batch * cost.largest,
     }

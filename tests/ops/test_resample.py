@@ -151,6 +151,16 @@ def test_the_order_of_memory_stays() -> None:
         torch.testing.assert_close(run(sliced), run(sliced.clone()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("reference", [False, True])
+def test_pictures_in_neither_order_come_out_channels_last(dtype, reference: bool) -> None:
+    x = normal(2, 3, 9, 11, dtype=dtype)[:, :, 1:, 1:]
+    for function in MAPS:
+        with use_reference(reference):
+            y = function(x)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

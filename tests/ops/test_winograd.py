@@ -215,8 +215,16 @@ def test_mistakes_are_named() -> None:
         winograd(x, weight.float())
     with pytest.raises(ValueError, match=r"winograd: stride must be 1 or 2, got 4"):
         winograd(x, weight, stride=4)
-    with pytest.raises(ValueError, match=r"winograd_input: stride 2 needs padding 0 and the size"):
-        winograd_input(normal(1, 3, 4, 4), weight, (8, 8), stride=2)
+    y = normal(1, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"winograd_input: stride 2 needs padding 0, got 1"):
+        winograd_input(y, weight, (7, 7), stride=2, padding=1)
+    for size, stride, fitting in (((8, 8), 2, 9), ((20, 20), 1, 6)):
+        with pytest.raises(ValueError, match=rf"input: size must be \[{fitting}, {fitting}\] for"):
+            winograd_input(y, weight, size, stride=stride)
+    with pytest.raises(ValueError, match=r"winograd: x must have shape .* W at least 3, got"):
+        winograd(x[:, :, :2], weight)
+    with pytest.raises(ValueError, match=r"winograd_weight: x must have shape \[B, I, H, W\]"):
+        winograd_weight(y[0], x[0])
     with pytest.raises(ValueError, match=r"winograd_weight: stride must be 1 or 2, got 3"):
         winograd_weight(x, x, stride=3)
     with pytest.raises(

@@ -3,6 +3,7 @@ memory against what autograd really keeps, times against what was measured."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from math import prod
@@ -204,11 +205,21 @@ def test_memory_that_the_discriminator_keeps(networks: tuple[State, Cost]) -> No
         return torch.autograd.grad(scores().sum(), images, create_graph=True)[0].square().sum()
 
     once = _kept(scores, [state.discriminator])
-    weights = cost.scaled_weights
-    assert once == pytest.approx(batch * cost.discriminator.saved + weights, rel=MEMORY_TOLERANCE)
+    assert cost.cast_weights == 0
+    assert once == pytest.approx(batch * cost.discriminator.saved, rel=MEMORY_TOLERANCE)
     twice = _kept(penalty, [state.discriminator])
     assert twice / once == pytest.approx(1.9, rel=MEMORY_TOLERANCE)
     assert any(isinstance(m, DiscriminatorBlock) for m in state.discriminator.modules())
+
+
+def test_weights_in_16_bits_are_copies() -> None:
+    """ffhq512 at 256x256: the four largest blocks, 3x3, 3x3 and 1x1 each, and the image's layer."""
+    overrides = ["training.precision=bf16", "training.patch.enabled=false"]
+    cfg = load_config("ffhq256", overrides)
+    channels = [64, 128, 256, 512, 512]  # 16384 / side, at 256, 128, 64, 32, 16 pixels a side
+    by_hand = 3 * 64 + sum(9 * a * a + 9 * a * b + a * b for a, b in itertools.pairwise(channels))
+    assert cost_of(cfg).cast_weights == 2 * by_hand
+    assert memory_of(cost_of(cfg), 4)["D's weights in 16 bits"] == 2 * by_hand
 
 
 def test_static_memory_by_hand() -> None:

@@ -44,7 +44,7 @@ class Shape(NamedTuple):
 
     @property
     def products(self) -> float:
-        """A tap."""
+        """Multiplications of a tap, done directly."""
         return self.batch * self.inputs * self.outputs * self.side**2
 
 

@@ -66,25 +66,40 @@ EPIGRAF_HD void block_to_taps(const WinogradKernels<T>& p, int64_t row, int64_t 
   kernels.write();
 }
 
-// Every kernel once: with vectors inside of panels, the columns that are left one by one.
-template <typename T, typename Block>
-void for_all_kernels(const WinogradKernels<T>& p, int threads, Block block) {
+template <typename Transform, typename S, typename T>
+EPIGRAF_HD void block(const WinogradKernels<T>& p, int64_t row, int64_t column) {
+  if constexpr (Transform::kToPixels) {
+    block_to_taps<Transform, S>(p, row, column);
+  } else {
+    block_to_points<Transform, S>(p, row, column);
+  }
+}
+
+// Rows [row, last_row) of a block of columns: with vectors inside of panels, the columns that are
+// left one by one.
+template <typename Transform, int kBytes, typename T>
+EPIGRAF_HD void rows(const WinogradKernels<T>& p, int64_t row, int64_t last_row, int64_t column,
+                     int64_t last_column) {
+  using S = Simd<T, kBytes>;
+  using One = Simd<T, sizeof(T)>;
+  const bool fits = p.width == p.columns || p.width % S::kLanes == 0;
+  for (; row < last_row; ++row) {
+    int64_t c = column;
+    for (; fits && c + S::kLanes <= last_column; c += S::kLanes) block<Transform, S>(p, row, c);
+    for (; c < last_column; ++c) block<Transform, One>(p, row, c);
+  }
+}
+
+template <typename Transform, typename T>
+void run(const WinogradKernels<T>& p, int threads) {
   with_vectors([&](auto bytes) {
-    constexpr int kLanes = Simd<T, bytes()>::kLanes;
-    const bool fits = p.width == p.columns || p.width % kLanes == 0;
-    const int64_t whole = fits ? p.columns : 0;
 #pragma omp parallel for collapse(2) num_threads(threads) schedule(static)
     for (int64_t column = 0; column < p.columns; column += kTaskColumns)
       for (int64_t row = 0; row < p.rows; row += kTaskRows) {
         const int64_t last_row = std::min(row + kTaskRows, p.rows);
         const int64_t last_column = std::min(column + kTaskColumns, p.columns);
         Clone<bytes()>::run([&]() EPIGRAF_INLINE_LAMBDA {
-          for (int64_t r = row; r < last_row; ++r) {
-            int64_t c = column;
-            for (; c + kLanes <= std::min(last_column, whole); c += kLanes)
-              block(Simd<T, bytes()>{}, r, c);
-            for (; c < last_column; ++c) block(Simd<T, sizeof(T)>{}, r, c);
-          }
+          rows<Transform, bytes()>(p, row, last_row, column, last_column);
         });
       }
   });
@@ -94,26 +109,13 @@ void for_all_kernels(const WinogradKernels<T>& p, int threads, Block block) {
 
 template <typename T>
 void winograd_kernels_cpu(const WinogradKernels<T>& p, int threads) {
-  for_all_kernels(p, threads, [&](auto simd, int64_t row, int64_t column) EPIGRAF_INLINE_LAMBDA {
-    using S = decltype(simd);
-    if (p.stride == 1) {
-      block_to_points<Stride1Kernel<T>, S>(p, row, column);
-    } else {
-      block_to_points<Stride2Kernel<T>, S>(p, row, column);
-    }
-  });
+  return p.stride == 1 ? run<Stride1Kernel<T>>(p, threads) : run<Stride2Kernel<T>>(p, threads);
 }
 
 template <typename T>
 void winograd_kernels_adjoint_cpu(const WinogradKernels<T>& p, int threads) {
-  for_all_kernels(p, threads, [&](auto simd, int64_t row, int64_t column) EPIGRAF_INLINE_LAMBDA {
-    using S = decltype(simd);
-    if (p.stride == 1) {
-      block_to_taps<Stride1KernelAdjoint<T>, S>(p, row, column);
-    } else {
-      block_to_taps<Stride2KernelAdjoint<T>, S>(p, row, column);
-    }
-  });
+  return p.stride == 1 ? run<Stride1KernelAdjoint<T>>(p, threads)
+                       : run<Stride2KernelAdjoint<T>>(p, threads);
 }
 
 template void winograd_kernels_cpu(const WinogradKernels<float>&, int);

@@ -205,6 +205,7 @@ struct TransposedOutput : Stride2Points {
 // other ones,
 template <typename T>
 struct Stride1Kernel : Stride1Points {
+  static constexpr bool kToPixels = false;
   static constexpr int kPixels = 3;
   static constexpr T a = NearPoints<T>::a, b = NearPoints<T>::b, between = a * a - b * b;
   static constexpr T at_0 = 1 / (a * a * b * b);
@@ -226,6 +227,7 @@ struct Stride1Kernel : Stride1Points {
 template <typename T>
 struct Stride1KernelAdjoint : Stride1Points {
   using Of = Stride1Kernel<T>;
+  static constexpr bool kToPixels = true;
   static constexpr int kPixels = 3;
   template <typename V>
   EPIGRAF_HD static void apply(const V* values, V* taps) {
@@ -242,6 +244,7 @@ struct Stride1KernelAdjoint : Stride1Points {
 // (winograd 5): with stride 2,
 template <typename T>
 struct Stride2Kernel : Stride2Weights {
+  static constexpr bool kToPixels = false;
   static constexpr int kPixels = 3;
   static constexpr T a = FarPoints<T>::a, b = FarPoints<T>::b;
   static constexpr T at_a = 1 / (2 * a * (a * a - b * b)), at_b = 1 / (2 * b * (b * b - a * a));
@@ -260,6 +263,7 @@ struct Stride2Kernel : Stride2Weights {
 template <typename T>
 struct Stride2KernelAdjoint : Stride2Weights {
   using Of = Stride2Kernel<T>;
+  static constexpr bool kToPixels = true;
   static constexpr int kPixels = 3;
   template <typename V>
   EPIGRAF_HD static void apply(const V* values, V* taps) {

@@ -18,7 +18,7 @@ namespace {
 using epigraf::CompositeShape;
 using epigraf::TriplaneShape;
 
-constexpr int kAbi = 15;  // the calling convention; epigraf/ops/_native.py states the same number
+constexpr int kAbi = 16;  // the calling convention; epigraf/ops/_native.py states the same number
 
 // Where to work, and in which precision. device -1 is the CPU.
 struct Launch {
@@ -509,50 +509,71 @@ void decoder_backward(const Launch& launch, const std::vector<int64_t>& widths, 
            EPIGRAF_CUDA_LAUNCHER(decoder_backward_cuda<T>));
 }
 
-// sizes: height, width, channels, tile rows, tile columns, padding, first tile, tiles, from a point
-// to the next one.
+// What a convolution by Winograd's transforms is made of. Pictures: height, width, channels, rows
+// and columns of tiles, padding, tiles; kernels: rows, columns, from a kernel to those in the next
+// row and column.
+struct WinogradCall {
+  int stride;
+  bool gradient, turned;
+  double gain;
+  int64_t run;
+  std::array<int, 2> transforms;
+  std::array<std::array<int64_t, 7>, 2> pictures;
+  std::array<int64_t, 4> kernels;
+};
+
 template <typename T>
-void winograd(const Launch& launch, int transform, const std::array<int64_t, 9>& sizes,
-              uintptr_t pixels, uintptr_t points) {
-  const auto& [height, width, channels, rows, columns, padding, first, count, step] = sizes;
-  const epigraf::WinogradTiles<T> p{static_cast<epigraf::WinogradTransform>(transform),
-                                    height,
-                                    width,
-                                    channels,
-                                    rows,
-                                    columns,
-                                    padding,
-                                    first,
-                                    count,
-                                    step,
-                                    pointer<T>(pixels),
-                                    pointer<T>(points)};
-  dispatch(launch, p, epigraf::winograd_cpu<T>, [](const auto&, epigraf::Stream) {
-    throw std::runtime_error("winograd: the core transforms pictures on a CPU only");
+epigraf::WinogradTiles<T> winograd_tiles(const WinogradCall& call, int which, uintptr_t pixels) {
+  const auto& [height, width, channels, rows, columns, padding, count] = call.pictures[which];
+  const auto transform = static_cast<epigraf::WinogradTransform>(call.transforms[which]);
+  return {transform, height,  width, channels, channels, channels,           rows,
+          columns,   padding, 0,     count,    0,        pointer<T>(pixels), nullptr};
+}
+
+// Calls body with the convolution or gradient of a call; pixels: of both pictures of each use.
+template <typename T, typename Body>
+auto with_winograd(const WinogradCall& call, const std::vector<uintptr_t>& pixels, uintptr_t taps,
+                   uintptr_t scratch, Body body) {
+  const auto& [rows, columns, row_step, column_step] = call.kernels;
+  const epigraf::WinogradKernels<T> kernels{call.stride,
+                                            call.turned,
+                                            rows,
+                                            columns,
+                                            row_step,
+                                            column_step,
+                                            0,
+                                            0,
+                                            static_cast<T>(call.gain),
+                                            pointer<T>(taps),
+                                            nullptr};
+  const auto first = winograd_tiles<T>(call, 0, pixels.at(0));
+  const auto second = winograd_tiles<T>(call, 1, pixels.at(1));
+  if (!call.gradient)
+    return body(
+        epigraf::WinogradConvolution<T>{first, second, kernels, call.run, pointer<T>(scratch)});
+  std::vector<T*> pictures;
+  for (const uintptr_t address : pixels) pictures.push_back(pointer<T>(address));
+  const auto uses = static_cast<int64_t>(pixels.size() / 2);
+  return body(epigraf::WinogradGradient<T>{first, second, uses, pictures.data(), kernels, call.run,
+                                           pointer<T>(scratch)});
+}
+
+template <typename T>
+int64_t winograd_scratch(const Launch& launch, const WinogradCall& call,
+                         const std::vector<uintptr_t>& pixels) {
+  return with_winograd<T>(call, pixels, 0, 0, [&](const auto& p) {
+    return epigraf::winograd_scratch(p, launch.threads);
   });
 }
 
-// sizes: rows, columns, from a kernel to those in the next row and column, width of a panel, from a
-// point to the next one; adjoint: points to taps.
 template <typename T>
-void winograd_kernels(const Launch& launch, int stride, bool turned, bool adjoint, double gain,
-                      const std::array<int64_t, 6>& sizes, uintptr_t taps, uintptr_t points) {
-  const auto& [rows, columns, row_step, column_step, width, step] = sizes;
-  const epigraf::WinogradKernels<T> p{stride,
-                                      turned,
-                                      rows,
-                                      columns,
-                                      row_step,
-                                      column_step,
-                                      width,
-                                      step,
-                                      static_cast<T>(gain),
-                                      pointer<T>(taps),
-                                      pointer<T>(points)};
-  const auto run =
-      adjoint ? epigraf::winograd_kernels_adjoint_cpu<T> : epigraf::winograd_kernels_cpu<T>;
-  dispatch(launch, p, run, [](const auto&, epigraf::Stream) {
-    throw std::runtime_error("winograd_kernels: on a CPU only");
+void winograd(const Launch& launch, const WinogradCall& call, const std::vector<uintptr_t>& pixels,
+              uintptr_t taps, uintptr_t scratch) {
+  const auto cpu = [](const auto& p, int threads) { epigraf::winograd_whole_cpu(p, threads); };
+  with_winograd<T>(call, pixels, taps, scratch, [&](const auto& p) {
+    dispatch(launch, p, cpu, [](const auto&, epigraf::Stream) {
+      throw std::runtime_error("winograd: the core transforms pictures on a CPU only");
+    });
   });
 }
 
@@ -594,6 +615,20 @@ void product_sums(const Launch& launch, const std::array<int64_t, 4>& sizes,
                                   pointer<T>(result)};
   dispatch(launch, p, epigraf::product_sums_cpu<T>, [](const auto&, epigraf::Stream) {
     throw std::runtime_error("product_sums: on a CPU only");
+  });
+}
+
+// which is found: y (0), x (1) or the weight (2).
+template <typename T>
+void few_rows(const Launch& launch, int which, const std::array<int64_t, 3>& sizes, uintptr_t x,
+              uintptr_t weight, uintptr_t y) {
+  const epigraf::FewRows<T> p{sizes[0],      sizes[1],           sizes[2],
+                              pointer<T>(x), pointer<T>(weight), pointer<T>(y)};
+  const auto run = which == 0   ? epigraf::few_rows_forward_cpu<T>
+                   : which == 1 ? epigraf::few_rows_input_cpu<T>
+                                : epigraf::few_rows_weight_cpu<T>;
+  dispatch(launch, p, run, [](const auto&, epigraf::Stream) {
+    throw std::runtime_error("few_rows: on a CPU only");
   });
 }
 
@@ -814,14 +849,23 @@ PYBIND11_MODULE(_C, m) {
     EPIGRAF_BY_TYPE(decoder_backward, launch, widths, slope, points, params, tensors, grad_params);
   });
   // transform: a WinogradTransform; sizes as above.
-  m.def("winograd", [](const Launch& launch, int transform, const std::array<int64_t, 9>& sizes,
-                       uintptr_t pixels, uintptr_t points) {
-    EPIGRAF_BY_TYPE(winograd, launch, transform, sizes, pixels, points);
-  });
-  m.def("winograd_kernels", [](const Launch& launch, int stride, bool turned, bool adjoint,
-                               double gain, const std::array<int64_t, 6>& sizes, uintptr_t taps,
-                               uintptr_t points) {
-    EPIGRAF_BY_TYPE(winograd_kernels, launch, stride, turned, adjoint, gain, sizes, taps, points);
+  py::class_<WinogradCall>(m, "WinogradCall")
+      .def(
+          py::init([](int stride, bool gradient, bool turned, double gain, int64_t run,
+                      const std::array<int, 2>& transforms,
+                      const std::array<std::array<int64_t, 7>, 2>& pictures,
+                      const std::array<int64_t, 4>& kernels) {
+            return WinogradCall{stride, gradient, turned, gain, run, transforms, pictures, kernels};
+          }),
+          py::kw_only(), py::arg("stride"), py::arg("gradient"), py::arg("turned"), py::arg("gain"),
+          py::arg("run"), py::arg("transforms"), py::arg("pictures"), py::arg("kernels"));
+  m.def("winograd_scratch",
+        [](const Launch& launch, const WinogradCall& call, const std::vector<uintptr_t>& pixels) {
+          return EPIGRAF_BY_TYPE(winograd_scratch, launch, call, pixels);
+        });
+  m.def("winograd", [](const Launch& launch, const WinogradCall& call,
+                       const std::vector<uintptr_t>& pixels, uintptr_t taps, uintptr_t scratch) {
+    EPIGRAF_BY_TYPE(winograd, launch, call, pixels, taps, scratch);
   });
   m.def("panel_products",
         [](const Launch& launch, const std::array<int64_t, 4>& sizes,
@@ -832,5 +876,9 @@ PYBIND11_MODULE(_C, m) {
                            const std::array<int64_t, 3>& steps, bool add, uintptr_t left,
                            uintptr_t right, uintptr_t result) {
     EPIGRAF_BY_TYPE(product_sums, launch, sizes, steps, add, left, right, result);
+  });
+  m.def("few_rows", [](const Launch& launch, int which, const std::array<int64_t, 3>& sizes,
+                       uintptr_t x, uintptr_t weight, uintptr_t y) {
+    EPIGRAF_BY_TYPE(few_rows, launch, which, sizes, x, weight, y);
   });
 }

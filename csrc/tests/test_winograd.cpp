@@ -50,9 +50,10 @@ template <typename T>
 void transform(WinogradTransform kind, Tiles tiles, int64_t padding, int64_t first, int64_t count,
                int threads, std::vector<T>& pixels, std::vector<T>& points, int64_t between = 0) {
   const int64_t step = count * kChannels + between;
-  winograd_cpu(WinogradTiles<T>{kind, kHeight, kWidth, kChannels, tiles.rows, tiles.columns,
-                                padding, first, count, step, pixels.data(), points.data()},
-               threads);
+  winograd_cpu(
+      WinogradTiles<T>{kind, kHeight, kWidth, kChannels, kChannels, kChannels, tiles.rows,
+                       tiles.columns, padding, first, count, step, pixels.data(), points.data()},
+      threads);
 }
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
@@ -322,4 +323,152 @@ TEST(sums_of_float) {
 }
 TEST(sums_of_double) {
   sums_run_down_the_depth<double>(1e-13);
+}
+
+// Whole convolutions: pictures [2, kSide, kSide] of few and many channels that are no whole panels.
+namespace {
+
+constexpr int64_t kRead = 70, kWritten = 67;
+const int64_t kWays[] = {0, 5};  // few tiles; runs of five
+
+struct Shape {
+  int stride;
+  bool transposed;
+  int64_t height, width;  // of what is read
+  int64_t out_height() const {
+    return transposed ? 2 * height + 1 : (stride == 1 ? height : (height - 3) / 2 + 1);
+  }
+  int64_t out_width() const {
+    return transposed ? 2 * width + 1 : (stride == 1 ? width : (width - 3) / 2 + 1);
+  }
+  int64_t padding() const { return stride == 1 ? 1 : 0; }
+};
+
+template <typename T>
+WinogradTiles<T> whole(WinogradTransform transform, int64_t height, int64_t width, int64_t channels,
+                       int64_t rows, int64_t columns, int64_t padding, T* pixels) {
+  return {transform,
+          height,
+          width,
+          channels,
+          channels,
+          channels,
+          rows,
+          columns,
+          padding,
+          0,
+          kBatch * rows * columns,
+          0,
+          pixels,
+          nullptr};
+}
+
+// y[b, h, w, o] = sum x[b, h', w', i] kernel[o, i, k, l] over all places that meet.
+template <typename Body>
+void for_meetings(const Shape& s, Body body) {
+  for (int64_t b = 0; b < kBatch; ++b)
+    for (int64_t h = 0; h < s.out_height(); ++h)
+      for (int64_t w = 0; w < s.out_width(); ++w)
+        for (int k = 0; k < 3; ++k)
+          for (int l = 0; l < 3; ++l) {
+            int64_t y = h * s.stride + k - s.padding(), x = w * s.stride + l - s.padding();
+            if (s.transposed) {
+              if ((h - k) % 2 || (w - l) % 2 || h < k || w < l) continue;
+              y = (h - k) / 2, x = (w - l) / 2;
+            }
+            if (y < 0 || x < 0 || y >= s.height || x >= s.width) continue;
+            body((b * s.out_height() + h) * s.out_width() + w, (b * s.height + y) * s.width + x,
+                 k * 3 + l);
+          }
+}
+
+void equals_the_direct_convolution(const Shape& s) {
+  auto x = random_values<double>(kBatch * s.height * s.width * kRead, -1, 1, 30);
+  auto taps = random_values<double>(kRead * kWritten * 9, -1, 1, 31);  // [read, written]
+  const int64_t pixels = kBatch * s.out_height() * s.out_width();
+  std::vector<double> expected(pixels * kWritten);
+  for_meetings(s, [&](int64_t to, int64_t from, int tap) {
+    for (int64_t i = 0; i < kRead; ++i)
+      for (int64_t o = 0; o < kWritten; ++o)
+        expected[to * kWritten + o] +=
+            0.5 * x[from * kRead + i] * taps[(i * kWritten + o) * 9 + tap];
+  });
+  const int64_t height = s.transposed ? s.height : s.out_height();
+  const int64_t width = s.transposed ? s.width : s.out_width();
+  const int64_t rows = (height + 3) / 4, columns = (width + 3) / 4;
+  const auto read = s.transposed    ? WinogradTransform::transposed_input
+                    : s.stride == 1 ? WinogradTransform::stride1_input
+                                    : WinogradTransform::stride2_input;
+  const auto write = s.transposed    ? WinogradTransform::transposed_output
+                     : s.stride == 1 ? WinogradTransform::stride1_output
+                                     : WinogradTransform::stride2_output;
+  for (const int64_t run : kWays) {
+    std::vector<double> y(expected.size(), std::nan(""));
+    WinogradConvolution<double> p{
+        whole(read, s.height, s.width, kRead, rows, columns, s.transposed ? 1 : s.padding(),
+              x.data()),
+        whole(write, s.out_height(), s.out_width(), kWritten, rows, columns, 0, y.data()),
+        {s.transposed ? 2 : s.stride, s.transposed, kRead, kWritten, kWritten * 9, 9, 0, 0, 0.5,
+         taps.data(), nullptr},
+        run,
+        nullptr};
+    std::vector<double> scratch(winograd_scratch(p, 3), std::nan(""));
+    p.scratch = scratch.data();
+    winograd_whole_cpu(p, 3);
+    for (size_t i = 0; i < y.size(); ++i) CHECK_NEAR(y[i], expected[i], 1e-11);
+  }
+}
+
+}  // namespace
+
+TEST(whole_convolutions_of_stride_1) {
+  equals_the_direct_convolution({1, false, 9, 6});
+}
+TEST(whole_convolutions_of_stride_2) {
+  equals_the_direct_convolution({2, false, 13, 17});
+  equals_the_direct_convolution({2, false, 17, 9});
+}
+TEST(whole_transposed_convolutions_and_their_last_lines) {
+  equals_the_direct_convolution({1, true, 8, 5});
+  equals_the_direct_convolution({1, true, 3, 4});
+  equals_the_direct_convolution({1, true, 4, 8});
+}
+
+// Two uses of a weight, whose gradients are summed up.
+TEST(gradients_of_whole_convolutions) {
+  for (const Shape& s : {Shape{1, false, 9, 6}, Shape{2, false, 13, 17}}) {
+    const int64_t pixels = kBatch * s.out_height() * s.out_width();
+    std::vector<double> expected(kRead * kWritten * 9), x[2], y[2];
+    for (int use = 0; use < 2; ++use) {
+      x[use] = random_values<double>(kBatch * s.height * s.width * kRead, -1, 1, 40 + use);
+      y[use] = random_values<double>(pixels * kWritten, -1, 1, 50 + use);
+      for_meetings(s, [&](int64_t to, int64_t from, int tap) {
+        for (int64_t o = 0; o < kWritten; ++o)
+          for (int64_t i = 0; i < kRead; ++i)
+            expected[(o * kRead + i) * 9 + tap] +=
+                2 * y[use][to * kWritten + o] * x[use][from * kRead + i];
+      });
+    }
+    const int64_t rows = (s.out_height() + 3) / 4, columns = (s.out_width() + 3) / 4;
+    const bool one = s.stride == 1;
+    double* const pictures[] = {y[0].data(), x[0].data(), y[1].data(), x[1].data()};
+    for (const int64_t run : kWays) {
+      std::vector<double> taps(expected.size(), std::nan(""));
+      WinogradGradient<double> p{
+          whole<double>(one ? WinogradTransform::stride1_output_adjoint
+                            : WinogradTransform::stride2_output_adjoint,
+                        s.out_height(), s.out_width(), kWritten, rows, columns, 0, nullptr),
+          whole<double>(one ? WinogradTransform::stride1_input : WinogradTransform::stride2_input,
+                        s.height, s.width, kRead, rows, columns, s.padding(), nullptr),
+          2,
+          pictures,
+          {s.stride, false, kWritten, kRead, kRead * 9, 9, 0, 0, 2.0, taps.data(), nullptr},
+          run,
+          nullptr};
+      std::vector<double> scratch(winograd_scratch(p, 3), std::nan(""));
+      p.scratch = scratch.data();
+      winograd_whole_cpu(p, 3);
+      for (size_t i = 0; i < taps.size(); ++i) CHECK_NEAR(taps[i], expected[i], 1e-10);
+    }
+  }
 }

@@ -18,6 +18,7 @@ from epigraf.config import RenderBackend
 from epigraf.doctor.checkup import one_line
 from epigraf.ops import use_reference
 from epigraf.ops.engines import ENGINES, Engine, engine_table
+from epigraf.ops.linear import linear
 from epigraf.ops.nerfacc import composite_nerfacc, sample_occupied
 from epigraf.ops.occupancy import Intervals, grid_from_binaries, traverse_grid
 from epigraf.ops.pointwise import pointwise
@@ -205,6 +206,15 @@ def _pointwise(device: str) -> dict[Engine, Run]:
     }
 
 
+def _linear(device: str) -> dict[Engine, Run]:
+    """The reference is torch's own."""
+    x, weight = _draw(0, 4, 2048, device=device), _draw(1, 512, 2048, device=device)
+    return {
+        Engine.REFERENCE: lambda: [torch.nn.functional.linear(x, weight)],
+        Engine.CPU: lambda: [linear(x, weight)],
+    }
+
+
 def _activation(device: str) -> dict[Engine, Run]:
     x, noise = _draw(0, 2, 64, 32, 32, device=device), _draw(1, 32, 32, device=device)
     bias, scale = _draw(2, 64, device=device), _draw(3, 2, 64, device=device)
@@ -271,5 +281,6 @@ _RUNS: dict[str, Any] = {
     "resample": _resample,
     "winograd": _winograd,
     "pointwise": _pointwise,
+    "linear": _linear,
     "render": _render,
 }

@@ -13,6 +13,7 @@ Legend: B batch, I input channels, O output channels, k kernel size, H W.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from torch.autograd import Function
 
 from epigraf.ops._autograd import wanted
 from epigraf.ops.pointwise import pointwise, pointwise_input, pointwise_weight
+from epigraf.ops.weight_sums import collects
 from epigraf.ops.winograd import TILE, runs_winograd, winograd, winograd_input, winograd_weight
 
 
@@ -32,8 +34,9 @@ class Least(NamedTuple):
     tiles: int
 
 
-LEAST = {1: Least(64, 32), 2: Least(256, 64)}  # by stride; with other strides never
-LEAST_OF_WEIGHTS = Least(64, 16)  # of a weight gradient, where torch's are slower
+_SMALL = Least(256, 1)  # large weights on small pictures, which torch reads at its own pace
+LEAST = {1: (Least(64, 32), _SMALL), 2: (_SMALL,)}  # by stride, one of them; with others never
+LEAST_OF_WEIGHTS = Least(64, 16), _SMALL  # of a weight gradient, where torch's are slower
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,12 @@ def _plain(picture: Tensor, weight: torch.Size) -> Tensor:
     return picture.contiguous() if much_smaller else picture
 
 
-def _few_products(x: Tensor, weight: torch.Size, size: tuple[int, ...], least: Least) -> bool:
+def _few_products(
+    x: Tensor, weight: torch.Size, size: tuple[int, ...], least: tuple[Least, ...]
+) -> bool:
     """Whether a convolution takes Winograd's way; its tiles are of pictures of `size`."""
     tiles = len(x) * -(-size[0] // TILE) * -(-size[1] // TILE)
-    large = min(weight[:2]) >= least.channels and tiles >= least.tiles
+    large = any(min(weight[:2]) >= at.channels and tiles >= at.tiles for at in least)
     return large and weight[2:] == (3, 3) and runs_winograd(x)
 
 
@@ -109,11 +114,14 @@ def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     return _in_order_of(y, x)
 
 
-def _gather(y: Tensor, x: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
+def _gather(y: Tensor, x: Tensor, *others: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
+    """The weight gradient of pairs of y and x, one for each use of the weight."""
     if _is_pointwise(shape, g):
-        return g.scaled(pointwise_weight(y, x))
+        return g.scaled(pointwise_weight(y, x, *others))
     if g.stride in LEAST and _few_products(y, shape, tuple(y.shape[2:]), LEAST_OF_WEIGHTS):
-        return winograd_weight(y, x, stride=g.stride, padding=g.padding, gain=g.gain)
+        return winograd_weight(y, x, *others, stride=g.stride, padding=g.padding, gain=g.gain)
+    if others:
+        return _gather(y, x, shape=shape, g=g) + _gather(*others, shape=shape, g=g)
     s, p = [g.stride] * 2, [g.padding] * 2
     weight, mask = y.new_empty(1).expand(shape), [False, True, False]
     small = _is_small(y, shape)
@@ -124,6 +132,14 @@ def _gather(y: Tensor, x: Tensor, shape: torch.Size, g: ConvGeometry) -> Tensor:
         y, x, weight, None, s, p, [1, 1], False, [0, 0], 1, mask
     )
     return grads[1] if small else g.scaled(grads[1])
+
+
+def _weight_gradient(y: Tensor, x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor | None:
+    """None where the gradients of all uses are summed up later."""
+    total = partial(_gather, shape=weight.shape, g=g)
+    if collects(weight, g, total, y, x):
+        return None
+    return _WeightAdjoint.apply(y, x, weight.shape, g)
 
 
 class _Forward(Function):
@@ -140,9 +156,7 @@ class _Forward(Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight = wanted(ctx, (True, True))
         grad_x = _InputAdjoint.apply(grad_y, weight, ctx.geometry) if need_x else None
-        grad_w = (
-            _WeightAdjoint.apply(grad_y, x, weight.shape, ctx.geometry) if need_weight else None
-        )
+        grad_w = _weight_gradient(grad_y, x, weight, ctx.geometry) if need_weight else None
         return grad_x, grad_w, None
 
 
@@ -160,9 +174,7 @@ class _InputAdjoint(Function):
         y, weight = ctx.saved_tensors
         need_y, need_weight = wanted(ctx, (True, True))
         grad_y = _Forward.apply(grad_x, weight, ctx.geometry) if need_y else None
-        grad_w = (
-            _WeightAdjoint.apply(y, grad_x, weight.shape, ctx.geometry) if need_weight else None
-        )
+        grad_w = _weight_gradient(y, grad_x, weight, ctx.geometry) if need_weight else None
         return grad_y, grad_w, None
 
 
@@ -175,7 +187,7 @@ class _WeightAdjoint(Function):
     ) -> Tensor:
         ctx.save_for_backward(y, x)
         ctx.geometry = geometry
-        return _gather(y, x, shape, geometry)
+        return _gather(y, x, shape=shape, g=geometry)
 
     @staticmethod
     def backward(ctx: Any, grad_w: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

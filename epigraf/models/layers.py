@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from epigraf.models.resample import Resample, conv2d_resample
 from epigraf.ops.activation import Curve, activation
+from epigraf.ops.linear import linear
 
 LRELU_SLOPE = 0.2
 CONV_CLAMP = 256.0
@@ -90,7 +91,7 @@ class FullyConnected(nn.Module):
             weight = weight * (self.weight_gain * gain)
         if self.bias_gain * gain != 1.0:
             bias = bias * (self.bias_gain * gain)
-        y = F.linear(x, weight, bias)
+        y = linear(x, weight, bias)
         return F.leaky_relu(y, LRELU_SLOPE) if self.activation is Activation.LRELU else y
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 # The calling convention that this Python code speaks; csrc/bindings.cpp states the same number.
-_ABI = 15
+_ABI = 16
 DTYPES = (torch.float32, torch.float64)
 _INSTRUCTION_SETS = {"x86-64-v4": "AVX-512", "x86-64-v3": "AVX2", "default": "baseline"}
 _FORCE_REFERENCE: ContextVar[bool] = ContextVar("epigraf_force_reference", default=False)

@@ -45,6 +45,7 @@ ENGINES: dict[str, tuple[Engine, ...]] = {
     "resample": _NATIVE,
     "winograd": (Engine.CPU, Engine.REFERENCE),
     "pointwise": (Engine.CPU, Engine.REFERENCE),
+    "linear": (Engine.CPU, Engine.REFERENCE),
     "render": (Engine.CUDA, Engine.CPU, Engine.OPS, Engine.REFERENCE),
 }
 """The engines that each op has code for, in the order of preference; the last ones on request."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from epigraf.ops import _native
-from epigraf.ops._products import PANEL, add_products, products
+from epigraf.ops._products import PANEL, products, sum_of_products
 
 
 @torch.no_grad()
@@ -27,9 +27,12 @@ def pointwise_input(y: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pointwise_weight(y: Tensor, x: Tensor) -> Tensor:
-    """The adjoint of `pointwise` in its weight: [O, I, 1, 1] of y [B, O, H, W], x [B, I, H, W]."""
-    return _sum_of_products(_pixels(y), _pixels(x))[:, :, None, None]
+def pointwise_weight(y: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+    """The adjoint of `pointwise` in its weight: [O, I, 1, 1] of y [B, O, H, W], x [B, I, H, W].
+
+    others: y and x of further uses of the weight, the gradients of which are summed up."""
+    pairs = zip((y, *others[::2]), (x, *others[1::2]), strict=True)
+    return _sum_of_products([(_pixels(a), _pixels(b)) for a, b in pairs])[:, :, None, None]
 
 
 def _pixels(x: Tensor) -> Tensor:
@@ -49,19 +52,22 @@ def _product(pixels: Tensor, weight: Tensor) -> Tensor:
         return pixels @ weight
     panels = weight.unflatten(1, (-1, PANEL)).transpose(0, 1).flatten(0, 1).contiguous()
     result = pixels.new_empty(len(pixels), columns)
-    products(pixels[None], panels[None], result[None])
+    products(pixels, panels, result)
     return result
 
 
-def _sum_of_products(left: Tensor, right: Tensor) -> Tensor:
-    """[O, I] = left^T right of left [R, O], right [R, I]. A panel is one thread's work: where there
-    are fewer of them than threads, on the other side too, torch's BLAS does it."""
+def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """[O, I], the sum of left^T right over pairs of left [R, O], right [R, I]. A panel is one
+    thread's work: where there are fewer of them than threads, on the other side too, torch's BLAS
+    does it."""
+    left, right = pairs[0]
     if not _busy(right) and _busy(left):
-        return _sum_of_products(right, left).T
+        return _sum_of_products([(b, a) for a, b in pairs]).T
     if not _busy(right):
-        return left.T @ right
+        return sum((a.T @ b for a, b in pairs[1:]), start=left.T @ right)
     result = right.new_empty(left.shape[1], right.shape[1])
-    add_products(left[None], right[None], result[None], add=False)
+    for number, (a, b) in enumerate(pairs):
+        sum_of_products(a, b, result, add=number > 0)
     return result
 
 

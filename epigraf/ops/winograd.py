@@ -9,24 +9,23 @@ Legend: B batch, I input channels, O output channels, H W, n = 36 or 81 points.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from epigraf.ops import _native
 from epigraf.ops._checks import check_floating, check_like, check_shape
-from epigraf.ops._products import PANEL, add_products, products
 
 TILE = 4  # pixels a side
-_CHUNK_BYTES = 4 << 20  # of points at a time: what stays in a cache of this core
+_PANEL = 64  # channels that a core writes at a time
+_RUN_BYTES = 8 << 20  # of points of a run of tiles: what stays in a cache of this core
 _LEAST_TILES = 32  # ... but enough rows for matrix products,
 _PAIRS_A_ROW = 1024  # ... the more, the larger the weights, which come from memory for each run,
 _MOST_BYTES = 64 << 20  # ... up to here
-_APART = 80  # numbers between matrices: else they begin in the same few lines of a cache
+_FEW_BYTES = 3 << 20  # of the points of a panel of channels up to which their tiles are few; of
+_FEW_SUMS_BYTES = 24 << 20  # ... the points of both pictures, whose products are summed up
 
 
 class _Transform(IntEnum):
@@ -44,41 +43,18 @@ class _Transform(IntEnum):
 
 @dataclass(frozen=True)
 class _Way:
-    """Transforms to points and back, and groups of points that share one of the 36 weights
-    (winograd 6): how many weights, points of each."""
+    """Transforms to points and back, and how many points there are (winograd 1, 5)."""
 
     stride: int
-    groups: tuple[tuple[int, int], ...]
+    points: int
     read: _Transform
     write: _Transform
 
-    @property
-    def points(self) -> int:
-        return sum(count * copies for count, copies in self.groups)
-
-    def room(self, like: Tensor, count: int, channels: int) -> Tensor:
-        """[n, count, C] to be written; where points share a weight, and are rows of one matrix, of
-        an odd number of rows: the last one may lie beyond the tiles."""
-        if self.stride == 1:
-            return _apart(like, self.points, count, channels)
-        return like.new_empty(self.points, count | 1, channels)
-
-    def by_weight(self, *points: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
-        """The weights of each group, and its points [n, count, C] as matrices, those that share a
-        weight below one another: [weights, copies count, C]."""
-        place = first = 0
-        for weights, copies in self.groups:
-            rows = slice(first, first + weights * copies)
-            matrices = (t[rows].view(weights, copies * t.shape[1], t.shape[2]) for t in points)
-            yield slice(place, place + weights), tuple(matrices)
-            place, first = place + weights, rows.stop
-
 
 _T = _Transform
-_GROUPS = ((25, 1), (5, 4), (5, 4), (1, 16))
-_STRIDE1 = _Way(1, ((36, 1),), _T.STRIDE1_INPUT, _T.STRIDE1_OUTPUT)
-_STRIDE2 = _Way(2, _GROUPS, _T.STRIDE2_INPUT, _T.STRIDE2_OUTPUT)
-_TRANSPOSED = _Way(2, _GROUPS, _T.TRANSPOSED_INPUT, _T.TRANSPOSED_OUTPUT)
+_STRIDE1 = _Way(1, 36, _T.STRIDE1_INPUT, _T.STRIDE1_OUTPUT)
+_STRIDE2 = _Way(2, 81, _T.STRIDE2_INPUT, _T.STRIDE2_OUTPUT)
+_TRANSPOSED = _Way(2, 81, _T.TRANSPOSED_INPUT, _T.TRANSPOSED_OUTPUT)
 _WAYS = {1: _STRIDE1, 2: _STRIDE2}
 _WRITE_ADJOINT = {1: _T.STRIDE1_OUTPUT_ADJOINT, 2: _T.STRIDE2_OUTPUT_ADJOINT}
 
@@ -92,19 +68,16 @@ class _Tiling:
     columns: int
     tiles: int
 
-    def chunks(self, inputs: int, outputs: int, itemsize: int) -> Iterator[tuple[int, int]]:
-        """(first, count) of runs of tiles whose points of all channels fit the cache."""
-        tile = self.way.points * max(inputs + outputs, 1) * itemsize
+    def bytes(self, channels: int, like: Tensor) -> int:
+        """Of the points of all tiles."""
+        return self.tiles * self.way.points * channels * like.element_size()
+
+    def run(self, inputs: int, outputs: int, like: Tensor) -> int:
+        """Tiles at a time, so that their points of all channels fit the cache."""
+        tile = self.way.points * max(inputs + outputs, 1) * like.element_size()
         enough = inputs * outputs // _PAIRS_A_ROW * 36 // self.way.points
-        size = max(_CHUNK_BYTES // tile, min(enough, _MOST_BYTES // tile), _LEAST_TILES)
-        for first in range(0, self.tiles, size):
-            yield first, min(size, self.tiles - first)
-
-
-def _apart(like: Tensor, count: int, rows: int, columns: int) -> Tensor:
-    """[count, rows, columns] to be written, dense matrices a little apart."""
-    numbers = rows * columns
-    return like.new_empty(count, numbers + _APART)[:, :numbers].view(count, rows, columns)
+        size = max(_RUN_BYTES // tile, min(enough, _MOST_BYTES // tile), _LEAST_TILES)
+        return max(1, min(size, self.tiles))
 
 
 def _tiling(way: _Way, batch: int, size: tuple[int, ...]) -> _Tiling:
@@ -131,10 +104,10 @@ def winograd(
     """
     _check("winograd", "x", x, weight, 1, stride)
     size = _output_size("winograd", x, stride, padding)
-    tiling = _tiling(_WAYS[stride], len(x), size)
     y = _pictures(x, len(weight), size)
-    points = _weight_points(weight.transpose(0, 1), tiling.way, gain, turned=False)
-    _convolve(_channels_last(x), points, y, tiling, padding)
+    tiling = _tiling(_WAYS[stride], len(x), size)
+    kernels = _Kernels(weight.transpose(0, 1), gain)
+    _convolve(_channels_last(x), kernels, y, tiling, padding)
     return y
 
 
@@ -164,27 +137,28 @@ def winograd_input(
             f"{op}: size must be {fitting} for pictures {[height, width]}, got {list(size)}"
         )
     x, y = _pictures(y, weight.shape[1], size), _channels_last(y)
+    kernels = _Kernels(weight, gain, turned=True)
     if stride == 1:
-        tiling = _tiling(_STRIDE1, len(y), size)
-        _convolve(y, _weight_points(weight, tiling.way, gain, turned=True), x, tiling, 2 - padding)
-        return x
-    tiling = _tiling(_TRANSPOSED, len(y), (height, width))
-    _convolve(y, _weight_points(weight, tiling.way, gain, turned=True), x, tiling, 1)
-    if height % TILE == 0 and x.numel():  # the last row and column lie beyond whole tiles
-        taps = weight[:, :, 2:] * gain
-        x[:, :, -1:] = F.conv_transpose2d(y[:, :, -1:], taps, stride=(1, 2))
-    if width % TILE == 0 and x.numel():
-        taps = weight[..., 2:] * gain
-        x[..., -1:] = F.conv_transpose2d(y[..., -1:], taps, stride=(2, 1))
+        _convolve(y, kernels, x, _tiling(_STRIDE1, len(y), size), 2 - padding)
+    else:
+        _convolve(y, kernels, x, _tiling(_TRANSPOSED, len(y), (height, width)), 1)
     return x
 
 
 @torch.no_grad()
 def winograd_weight(
-    y: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0, gain: float = 1.0
+    y: Tensor,
+    x: Tensor,
+    *others: Tensor,
+    stride: int = 1,
+    padding: int = 0,
+    gain: float = 1.0,
 ) -> Tensor:
     """The adjoint of `winograd` in its weight (winograd 9): [O, I, 3, 3] of y [B, O, H', W'] and
-    x [B, I, H, W]; H' = (H + 2 padding - 3) // stride + 1. Raises as `winograd`."""
+    x [B, I, H, W]; H' = (H + 2 padding - 3) // stride + 1. Raises as `winograd`.
+
+    others: y and x of further uses of the weight, of the same shapes: the gradients are summed up.
+    """
     op = "winograd_weight"
     check_like(op, "y", y, "x", x)
     _check_place(op, "x", x)
@@ -192,59 +166,93 @@ def winograd_weight(
     size = _output_size(op, x, stride, padding)
     check_shape(op, "y", y, "[B, O, H', W']", (len(x), y.shape[1], *size))
     tiling = _tiling(_WAYS[stride], len(y), size)
-    y, x, way = _channels_last(y), _channels_last(x), tiling.way
+    if len(others) % 2:
+        raise ValueError(f"{op}: others must be pairs of y and x, got {len(others)} tensors")
+    for number, (left, right) in enumerate(zip(others[::2], others[1::2], strict=True)):
+        for name, tensor, like in (("y", left, y), ("x", right, x)):
+            check_like(op, f"{name} of pair {number}", tensor, name, like)
+            check_shape(op, f"{name} of pair {number}", tensor, f"that of {name}", like.shape)
+    pictures = tuple(_channels_last(t) for t in (y, x, *others))
     outputs, inputs = y.shape[1], x.shape[1]
-    total = _apart(x, 36, outputs, inputs)
     if tiling.tiles == 0:
-        total.zero_()
-    for first, count in tiling.chunks(inputs, outputs, x.element_size()):
-        points_y = _to_points(_WRITE_ADJOINT[stride], y, tiling, first, count, 0)
-        points_x = _to_points(way.read, x, tiling, first, count, padding)
-        for place, (left, right) in way.by_weight(points_y, points_x):
-            add_products(left, right, total[place], add=first > 0)
+        return x.new_zeros(outputs, inputs, 3, 3)
     weight = x.new_empty(outputs, inputs, 3, 3)
-    _run_kernels(weight, total, way, gain, adjoint=True)
+    blocks = -(-inputs // _PANEL) * -(-outputs // _PANEL)
+    points = tiling.bytes(inputs + outputs, x) * len(pictures) // 2
+    few = points <= _FEW_SUMS_BYTES and _busy(blocks)
+    run = 0 if few else tiling.run(inputs, outputs, x)
+    transforms = _WRITE_ADJOINT[stride], tiling.way.read
+    _run(pictures, transforms, (0, padding), _Kernels(weight, gain), tiling, run, gradient=True)
     return weight
 
 
-def _convolve(x: Tensor, weights: Tensor, y: Tensor, tiling: _Tiling, padding: int) -> None:
-    """Pictures x [B, I, H, W] to points, products with weights (of `_weight_points`) there, points
-    to pictures y [B, O, H', W']; both channels-last."""
-    way, outputs = tiling.way, y.shape[1]
-    for first, count in tiling.chunks(x.shape[1], outputs, x.element_size()):
-        points_x = _to_points(way.read, x, tiling, first, count, padding)
-        points_y = way.room(x, count, outputs)
-        for place, (left, result) in way.by_weight(points_x, points_y):
-            products(left, weights[place], result)
-        _run(way.write, y, points_y, tiling, first, count, 0)
+@dataclass(frozen=True)
+class _Kernels:
+    """gain * weight [rows, columns, 3, 3], each kernel turned by 180 degrees or not."""
+
+    weight: Tensor
+    gain: float
+    turned: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weight.stride()[2:] != (3, 1):
+            object.__setattr__(self, "weight", self.weight.contiguous())
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Rows, columns, and the numbers from one to the next."""
+        rows, columns = self.weight.shape[:2]
+        down, right = self.weight.stride()[:2]
+        return rows, columns, down, right
 
 
-def _to_points(
-    transform: _Transform, x: Tensor, tiling: _Tiling, first: int, count: int, padding: int
-) -> Tensor:
-    """[n, count, C] of a run of tiles of x [B, C, H, W], channels-last; zeros beyond them."""
-    points = tiling.way.room(x, count, x.shape[1])
-    if points.shape[1] > count:
-        points[:, count:] = 0
-    _run(transform, x, points, tiling, first, count, padding)
-    return points
+def _busy(tasks: int) -> bool:
+    return tasks >= torch.get_num_threads()
+
+
+def _convolve(x: Tensor, kernels: _Kernels, y: Tensor, tiling: _Tiling, padding: int) -> None:
+    """Pictures x [B, I, H, W] with kernels [I, O] to pictures y [B, O, H', W'], both channels-last.
+
+    Tiles are few where a core can keep all their points of a panel of channels, and there is a
+    panel for each."""
+    inputs, outputs = x.shape[1], y.shape[1]
+    few = tiling.bytes(_PANEL, x) <= _FEW_BYTES and _busy(-(-outputs // _PANEL))
+    run = 0 if few else tiling.run(inputs, outputs, x)
+    way = tiling.way
+    _run((x, y), (way.read, way.write), (padding, 0), kernels, tiling, run, gradient=False)
 
 
 def _run(
-    transform: _Transform,
-    pixels: Tensor,
-    points: Tensor,
+    pictures: tuple[Tensor, ...],
+    transforms: tuple[_Transform, _Transform],
+    padding: tuple[int, int],
+    kernels: _Kernels,
     tiling: _Tiling,
-    first: int,
-    count: int,
-    padding: int,
+    run: int,
+    *,
+    gradient: bool,
 ) -> None:
-    height, width = pixels.shape[2:]
-    sizes = (height, width, pixels.shape[1], tiling.rows, tiling.columns, padding, first, count)
-    launch = _native.launch(pixels)
-    _native.core().winograd(
-        launch, int(transform), (*sizes, points.stride(0)), *_native.addresses(pixels, points)
+    """The core's convolution, from the first picture to the second, `run` tiles at a time (0: they
+    are few); or the gradient of the kernels, over pairs of pictures."""
+    first = pictures[0]
+    core, launch = _native.core(), _native.launch(first)
+    sizes = tuple(
+        (*t.shape[2:], t.shape[1], tiling.rows, tiling.columns, before, tiling.tiles)
+        for t, before in zip(pictures[:2], padding, strict=True)
     )
+    call = core.WinogradCall(
+        stride=tiling.way.stride,
+        gradient=gradient,
+        turned=kernels.turned,
+        gain=kernels.gain,
+        run=run,
+        transforms=tuple(map(int, transforms)),
+        pictures=sizes,
+        kernels=kernels.sizes,
+    )
+    pixels = _native.addresses(*pictures)
+    scratch = first.new_empty(core.winograd_scratch(launch, call, pixels))
+    core.winograd(launch, call, pixels, *_native.addresses(kernels.weight, scratch))
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -255,34 +263,6 @@ def _pictures(like: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     """[B, C, *size], channels-last, to be written."""
     shape, order = (len(like), channels, *size), torch.channels_last
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
-
-
-def _weight_points(weight: Tensor, way: _Way, gain: float, *, turned: bool) -> Tensor:
-    """Values of gain * weight [I, O, 3, 3] at the points of a way: [36, O / 64 I, 64], panels of 64
-    columns of the matrices [I, O] one after another; [36, I, O] where O is no multiple of 64."""
-    rows, columns = weight.shape[:2]
-    width = columns if columns % PANEL else PANEL
-    points = _apart(weight, 36, rows * columns // max(width, 1), width)
-    _run_kernels(weight, points, way, gain, turned=turned)
-    return points
-
-
-def _run_kernels(
-    weight: Tensor,
-    points: Tensor,
-    way: _Way,
-    gain: float,
-    *,
-    turned: bool = False,
-    adjoint: bool = False,
-) -> None:
-    """Kernels [rows, columns, 3, 3] to points in panels of points.shape[2] columns, or back."""
-    if weight.stride()[2:] != (3, 1):
-        weight = weight.contiguous()
-    sizes = (*weight.shape[:2], *weight.stride()[:2], points.shape[2], points.stride(0))
-    addresses = weight.data_ptr(), points.data_ptr()
-    launch = _native.launch(weight)
-    _native.core().winograd_kernels(launch, way.stride, turned, adjoint, gain, sizes, *addresses)
 
 
 def _output_size(op: str, x: Tensor, stride: int, padding: int) -> tuple[int, int]:

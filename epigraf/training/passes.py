@@ -16,6 +16,7 @@ from epigraf.config import LossName
 from epigraf.data.images import Batch
 from epigraf.models.backbone import NoiseMode
 from epigraf.models.generator import View
+from epigraf.ops.weight_sums import summed_weight_gradients
 from epigraf.rendering.patches import PatchParams, extract_patches, sample_patch_params
 from epigraf.training import losses
 from epigraf.training.schedules import Schedule
@@ -212,7 +213,8 @@ def path_length_pass(
         lengths, state.path_length_mean, loss_cfg.pl_decay
     )
     loss = penalty * loss_cfg.pl_weight
-    loss.mean().mul(weight).backward()
+    with summed_weight_gradients():
+        loss.mean().mul(weight).backward()
     return Pass({"Loss/pl_penalty": penalty.detach(), "Loss/G/reg": loss.detach()})
 
 
@@ -282,7 +284,8 @@ def penalty_pass(
         shown = fakes.images.detach().requires_grad_(True)
         fake = _judge(state, shown, fakes.patch, fakes.inputs, schedule)
     loss, numbers = _penalties(state, real, fake)
-    loss.mean().mul(weight).backward()
+    with summed_weight_gradients():
+        loss.mean().mul(weight).backward()
     if fake is not None:
         return Pass(numbers, [real, fake])  # unpaired scores: their signs say nothing
     return Pass(_scores("real", real.logits) | numbers, [real])

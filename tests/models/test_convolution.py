@@ -77,7 +77,7 @@ def test_a_gain_is_that_of_the_weight(
 ) -> None:
     """In values, gradients and the gradients of a gradient penalty."""
     if few:
-        one = convolution.Least(1, 1)
+        one = (convolution.Least(1, 1),)
         monkeypatch.setattr(convolution, "LEAST", {1: one, 2: one})
         monkeypatch.setattr(convolution, "LEAST_OF_WEIGHTS", one)
     x, weight = normal(2, 3, 9, 9).requires_grad_(), normal(4, 3, kernel, kernel, seed=1)

@@ -27,7 +27,7 @@ def test_every_op_of_the_package_has_a_row():
             "downsample2d": "resample", "upsample2d": "resample"}  # fmt: skip
     occupancy = {"build_occupancy", "traverse_grid", "occupied", "grid_from_binaries"}
     ours = {rows[name] for name in public - others - occupancy}
-    assert ours | {"occupancy", "winograd", "pointwise"} == set(ENGINES)
+    assert ours | {"occupancy", "winograd", "pointwise", "linear"} == set(ENGINES)
 
 
 @pytest.mark.skipif(not ops.available(), reason="needs the native core")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -25,9 +27,23 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 @pytest.fixture
 def _everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions of any size take this way."""
-    one = convolution.Least(1, 1)
+    one = (convolution.Least(1, 1),)
     monkeypatch.setattr(convolution, "LEAST", {1: one, 2: one})
     monkeypatch.setattr(convolution, "LEAST_OF_WEIGHTS", one)
+
+
+@pytest.fixture(params=["few", "runs"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways of the core, whatever the number of tiles."""
+    most = 1 << 40 if request.param == "few" else -1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("epigraf.ops.winograd._busy", lambda tasks: True)
+        patch.setattr("epigraf.ops.winograd._FEW_BYTES", most)
+        patch.setattr("epigraf.ops.winograd._FEW_SUMS_BYTES", most)
+        yield request.param
+
+
+ONCE = [HealthCheck.function_scoped_fixture]  # the same way for all examples
 
 
 def test_a_box_counts_the_pixels_under_it() -> None:
@@ -46,17 +62,17 @@ def test_a_single_tap_moves_the_picture(tap: tuple[int, int]) -> None:
     torch.testing.assert_close(winograd(x, weight, padding=1), expected, rtol=0, atol=1e-13)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=ONCE)
 @given(
     batch=st.integers(0, 3),
-    channels=st.tuples(st.sampled_from([1, 2, 31, 33]), st.sampled_from([1, 3, 33, 64, 128])),
+    channels=st.tuples(st.sampled_from([1, 2, 33, 65, 130]), st.sampled_from([1, 3, 33, 64, 129])),
     size=st.tuples(st.integers(3, 14), st.integers(3, 14)),
     stride=st.sampled_from([1, 2]),
     padding=st.integers(0, 2),
     channels_last=st.booleans(),
 )
 def test_equals_the_direct_convolution(
-    batch, channels, size, stride, padding, channels_last
+    way, batch, channels, size, stride, padding, channels_last
 ) -> None:
     x, weight = normal(batch, channels[0], *size), normal(channels[1], channels[0], 3, 3, seed=1)
     if channels_last:
@@ -67,15 +83,15 @@ def test_equals_the_direct_convolution(
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=ONCE)
 @given(
     batch=st.integers(0, 3),
-    channels=st.tuples(st.sampled_from([1, 2, 33, 64, 128]), st.sampled_from([1, 3, 16])),
+    channels=st.tuples(st.sampled_from([1, 33, 64, 129]), st.sampled_from([1, 3, 16, 65])),
     size=st.tuples(st.integers(3, 14), st.integers(3, 14)),
     padding=st.integers(0, 1),
     stride=st.sampled_from([1, 2]),
 )
-def test_adjoints_are_those_of_torch(batch, channels, size, padding, stride) -> None:
+def test_adjoints_are_those_of_torch(way, batch, channels, size, padding, stride) -> None:
     x, weight = normal(batch, channels[0], *size), normal(channels[1], channels[0], 3, 3, seed=1)
     x.requires_grad_(), weight.requires_grad_()
     y = F.conv2d(x, weight, stride=stride, padding=padding)
@@ -88,14 +104,14 @@ def test_adjoints_are_those_of_torch(batch, channels, size, padding, stride) -> 
         torch.testing.assert_close(got, grad_x, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=ONCE)
 @given(
     batch=st.integers(0, 3),
-    channels=st.tuples(st.sampled_from([1, 3, 33]), st.sampled_from([1, 2, 64, 128])),
+    channels=st.tuples(st.sampled_from([1, 33, 65]), st.sampled_from([1, 2, 64, 129])),
     size=st.tuples(st.integers(1, 13), st.integers(1, 13)),
     turned=st.booleans(),
 )
-def test_the_transposed_convolution_is_that_of_torch(batch, channels, size, turned) -> None:
+def test_the_transposed_convolution_is_that_of_torch(way, batch, channels, size, turned) -> None:
     """Whole tiles, whose last row and column are strips beyond them, and others; weights that are a
     view, as the generator's are."""
     y, weight = normal(batch, channels[0], *size), normal(*channels, 3, 3, seed=1)
@@ -114,7 +130,9 @@ def test_windows_may_begin_inside_of_the_picture() -> None:
 
 
 def test_many_tiles_go_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("epigraf.ops.winograd._CHUNK_BYTES", 1)
+    monkeypatch.setattr("epigraf.ops.winograd._FEW_BYTES", -1)
+    monkeypatch.setattr("epigraf.ops.winograd._FEW_SUMS_BYTES", -1)
+    monkeypatch.setattr("epigraf.ops.winograd._RUN_BYTES", 1)
     monkeypatch.setattr("epigraf.ops.winograd._LEAST_TILES", 5)
     x, weight = normal(2, 3, 35, 29), normal(4, 3, 3, 3, seed=1)
     for stride in (1, 2):
@@ -129,7 +147,7 @@ def test_many_tiles_go_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_float32_rounds_a_few_times_as_much_as_a_direct_sum() -> None:
+def test_float32_rounds_a_few_times_as_much_as_a_direct_sum(way: str) -> None:
     x, weight = normal(2, 64, 16, 16), normal(64, 64, 3, 3, seed=1)
 
     def error(y: Tensor, exact: Tensor) -> float:
@@ -149,16 +167,40 @@ def test_float32_rounds_a_few_times_as_much_as_a_direct_sum() -> None:
     assert float((got - exact_weight).std() / exact_weight.std()) < 3e-6
 
 
-def test_two_runs_are_bit_equal() -> None:
-    x, weight = normal(2, 33, 21, 9, dtype=torch.float32), normal(31, 33, 3, 3).float()
-    for stride in (1, 2):
-        y = winograd(x, weight, stride=stride, padding=1)
-        assert torch.equal(y, winograd(x, weight, stride=stride, padding=1))
-        first, second = (winograd_weight(y, x, stride=stride, padding=1) for _ in range(2))
-        assert torch.equal(first, second)
-    size = (43, 19)
-    first, second = (winograd_input(x, weight.transpose(0, 1), size, stride=2) for _ in range(2))
-    assert torch.equal(first, second)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_two_runs_are_bit_equal_with_any_number_of_threads(way: str, threads: int) -> None:
+    before = torch.get_num_threads()
+    x, weight = normal(2, 65, 20, 9, dtype=torch.float32), normal(131, 65, 3, 3).float()
+
+    def run(number: int) -> list[Tensor]:
+        torch.set_num_threads(number)
+        try:
+            y = [winograd(x, weight, stride=stride, padding=1) for stride in (1, 2)]
+            back = winograd_input(x, weight.transpose(0, 1), (41, 19), stride=2)
+            return [
+                *y,
+                back,
+                *(winograd_weight(t, x, stride=i + 1, padding=1) for i, t in enumerate(y)),
+            ]
+        finally:
+            torch.set_num_threads(before)
+
+    for one, other in zip(run(2), run(threads), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weight_gradients_of_several_uses_are_summed_up(way: str) -> None:
+    for stride, padding in ((1, 1), (2, 0)):
+        pairs = []
+        for seed in range(3):
+            x = normal(2, 5, 11, 9, seed=seed)
+            pairs += [normal(2, 66, *((11, 9) if stride == 1 else (5, 4)), seed=seed + 9), x]
+        got = winograd_weight(*pairs, stride=stride, padding=padding, gain=0.5)
+        of_each = [
+            torch.nn.grad.conv2d_weight(x, (66, 5, 3, 3), y, stride=stride, padding=padding)
+            for y, x in zip(pairs[::2], pairs[1::2], strict=True)
+        ]
+        torch.testing.assert_close(got, 0.5 * sum(of_each), rtol=1e-12, atol=1e-11)
 
 
 def test_a_pixel_that_is_not_finite_spoils_the_tiles_that_read_it_and_no_other() -> None:
@@ -201,6 +243,8 @@ def test_only_large_convolutions_take_this_way(monkeypatch: pytest.MonkeyPatch) 
     assert taken == []
     conv2d(many, normal(64, 64, 3, 3).float(), padding=1)
     assert len(taken) == 1
+    conv2d(normal(1, 256, 4, 4).float(), normal(256, 256, 3, 3).float(), padding=1)
+    assert len(taken) == 2  # small pictures, large weights
 
 
 def test_mistakes_are_named() -> None:
@@ -231,6 +275,12 @@ def test_mistakes_are_named() -> None:
         ValueError, match=r"winograd_weight: y must have shape \[B, O, H', W'\] = \[1, 3, 6, 6\]"
     ):
         winograd_weight(normal(1, 3, 8, 8), x)
+    with pytest.raises(
+        ValueError, match=r"winograd_weight: others must be pairs of y and x, got 1"
+    ):
+        winograd_weight(normal(1, 3, 6, 6), x, x)
+    with pytest.raises(ValueError, match=r"winograd_weight: x of pair 0 must have shape that of x"):
+        winograd_weight(normal(1, 3, 6, 6), x, normal(1, 3, 6, 6), x[:, :, 1:])
     with pytest.raises(ValueError, match=r"winograd: needs the native core, float32 or float64"):
         winograd(x.half(), weight.half())
     assert not runs_winograd(x.half())

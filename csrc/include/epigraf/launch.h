@@ -420,10 +420,33 @@ template <typename T>
 void winograd_kernels_cpu(const WinogradKernels<T>& params, int threads);
 template <typename T>
 void winograd_kernels_adjoint_cpu(const WinogradKernels<T>& params, int threads);
+// Whole convolutions, and of those the ones of few tiles; the numbers of scratch that they need.
+template <typename T>
+void winograd_whole_cpu(const WinogradConvolution<T>& params, int threads);
+template <typename T>
+void winograd_whole_cpu(const WinogradGradient<T>& params, int threads);
+template <typename T>
+int64_t winograd_scratch(const WinogradConvolution<T>& params, int threads);
+template <typename T>
+int64_t winograd_scratch(const WinogradGradient<T>& params, int threads);
+template <typename T>
+void winograd_few_cpu(const WinogradConvolution<T>& params, int threads);
+template <typename T>
+void winograd_few_cpu(const WinogradGradient<T>& params, int threads);
+template <typename T>
+int64_t winograd_few_scratch(const WinogradConvolution<T>& params, int threads);
+template <typename T>
+int64_t winograd_few_scratch(const WinogradGradient<T>& params, int threads);
 template <typename T>
 void panel_products_cpu(const PanelProducts<T>& params, int threads);
 template <typename T>
 void product_sums_cpu(const ProductSums<T>& params, int threads);
+template <typename T>
+void few_rows_forward_cpu(const FewRows<T>& params, int threads);
+template <typename T>
+void few_rows_input_cpu(const FewRows<T>& params, int threads);
+template <typename T>
+void few_rows_weight_cpu(const FewRows<T>& params, int threads);
 // These two work in memory of their own, a few hundred kilobytes a thread; the backward pass also
 // in the gradient of one batch element's planes for each thread after the first. Its result depends
 // on the number of threads by rounding.

@@ -338,12 +338,14 @@ template <typename T>
 struct WinogradTiles {
   WinogradTransform transform;
   int64_t height, width, channels;
+  int64_t taken;                    // of the channels, from that on which `pixels` points to
+  int64_t line;                     // numbers from a tile to the next one at a point
   int64_t tile_rows, tile_columns;  // of a picture
   int64_t padding;                  // by which a window begins before the picture
   int64_t first, count;             // the run of tiles, counted over the batch
   int64_t step;                     // numbers from a point to the next one
   T* pixels;                        // [B, H, W, C]; written where the transform is an output
-  T* points;                        // [points, count, C]
+  T* points;                        // [points, count, line]
 };
 
 // Kernels of 3x3 taps, and the matrices of their values at the 36 points of a stride.
@@ -353,12 +355,52 @@ struct WinogradKernels {
   bool turned;  // by 180 degrees (winograd 8)
   int64_t rows, columns;
   int64_t row_step, column_step;  // from a kernel to its neighbours; its own taps are a run of nine
-  int64_t width;                  // of a panel of columns, which it divides
+  int64_t width;                  // of a panel of columns; the last one may be begun only
   int64_t step;                   // numbers from a point to the next one
   T gain;                         // of every tap
   T* taps;
-  T* points;  // [36, columns / width, rows, width]
+  T* points;  // [36, panels, rows, width]
 };
+
+// A convolution or, with stride 1 turned, with stride 2 transposed, its adjoint in the input.
+// Points of pictures and kernels lie in scratch, winograd_scratch() numbers.
+template <typename T>
+struct WinogradConvolution {
+  WinogradTiles<T> read, write;  // of the same tiles, all of them
+  WinogradKernels<T> kernels;    // rows are channels that are read, columns those that are written
+  int64_t run;                   // tiles at a time; 0 where they are few
+  T* scratch;
+};
+
+// The adjoint in the weight, of one use of it or the sum over several, whose pictures are equal in
+// size: rows of the kernels, which are written, are the channels of `left`, columns those of
+// `right`.
+template <typename T>
+struct WinogradGradient {
+  WinogradTiles<T> left, right;  // but for their pixels
+  int64_t uses;
+  T* const* pixels;  // [uses, 2], left and right
+  WinogradKernels<T> kernels;
+  int64_t run;
+  T* scratch;
+
+  EPIGRAF_HD WinogradTiles<T> tiles(int64_t use, int side) const {
+    WinogradTiles<T> of = side == 0 ? left : right;
+    of.pixels = pixels[2 * use + side];
+    return of;
+  }
+};
+
+// Calls body(first weight, weights, first point, copies): points that share a weight are
+// neighbours (winograd 6).
+template <typename Body>
+EPIGRAF_HD void for_groups(int stride, Body body) {
+  if (stride == 1) return body(int64_t{0}, int64_t{36}, int64_t{0}, int64_t{1});
+  body(int64_t{0}, int64_t{25}, int64_t{0}, int64_t{1});
+  body(int64_t{25}, int64_t{5}, int64_t{25}, int64_t{4});
+  body(int64_t{30}, int64_t{5}, int64_t{45}, int64_t{4});
+  body(int64_t{35}, int64_t{1}, int64_t{65}, int64_t{16});
+}
 
 // Where a tile begins.
 struct TilePlace {

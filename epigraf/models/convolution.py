@@ -91,7 +91,7 @@ def _in_order_of(x: Tensor, y: Tensor) -> Tensor:
 
 def _correlate(x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
-        return pointwise(x, g.scaled(weight))
+        return pointwise(x, weight, g.gain)
     size = tuple((n + 2 * g.padding - 3) // g.stride + 1 for n in x.shape[2:])
     if g.stride in LEAST and _few_products(x, weight.shape, size, LEAST[g.stride]):
         return winograd(x, weight, stride=g.stride, padding=g.padding, gain=g.gain)
@@ -101,7 +101,7 @@ def _correlate(x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
 
 def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
-        return pointwise_input(y, g.scaled(weight))
+        return pointwise_input(y, weight, g.gain)
     small = tuple(y.shape[2:])
     whole = g.padding == 0 and g.size == tuple(2 * n + 1 for n in small)
     size = g.size if g.stride == 1 else small

@@ -15,15 +15,15 @@ from epigraf.ops._products import PANEL, products, sum_of_products
 
 
 @torch.no_grad()
-def pointwise(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, I, H, W] with weight [O, I, 1, 1]: [B, O, H, W], channels-last; any dtype."""
-    return _pictures(_product(_pixels(x), weight[:, :, 0, 0].T), x)
+def pointwise(x: Tensor, weight: Tensor, gain: float = 1.0) -> Tensor:
+    """x [B, I, H, W] with gain * weight [O, I, 1, 1]: [B, O, H, W], channels-last; any dtype."""
+    return _pictures(_product(_pixels(x), weight[:, :, 0, 0].T, gain), x)
 
 
 @torch.no_grad()
-def pointwise_input(y: Tensor, weight: Tensor) -> Tensor:
+def pointwise_input(y: Tensor, weight: Tensor, gain: float = 1.0) -> Tensor:
     """The adjoint of `pointwise` in its input: y [B, O, H, W] to [B, I, H, W], channels-last."""
-    return _pictures(_product(_pixels(y), weight[:, :, 0, 0]), y)
+    return _pictures(_product(_pixels(y), weight[:, :, 0, 0], gain), y)
 
 
 @torch.no_grad()
@@ -45,14 +45,15 @@ def _pictures(pixels: Tensor, like: Tensor) -> Tensor:
     return pixels.view(-1, height, width, pixels.shape[1]).permute(0, 3, 1, 2)
 
 
-def _product(pixels: Tensor, weight: Tensor) -> Tensor:
-    """[R, M] of pixels [R, K] and weight [K, M]."""
-    columns = weight.shape[1]
+def _product(pixels: Tensor, weight: Tensor, gain: float) -> Tensor:
+    """[R, M] of pixels [R, K] and gain * weight [K, M]."""
+    depth, columns = weight.shape
     if not _by_the_core(pixels, columns):
-        return pixels @ weight
-    panels = weight.unflatten(1, (-1, PANEL)).transpose(0, 1).flatten(0, 1).contiguous()
+        return pixels @ (weight if gain == 1.0 else weight * gain)
+    panels = weight.new_empty(columns // PANEL, depth, PANEL)
+    torch.mul(weight.unflatten(1, (-1, PANEL)).transpose(0, 1), gain, out=panels)
     result = pixels.new_empty(len(pixels), columns)
-    products(pixels, panels, result)
+    products(pixels, panels.flatten(0, 1), result)
     return result
 
 

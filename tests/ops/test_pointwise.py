@@ -33,7 +33,8 @@ def test_all_three_maps_are_those_of_torch(batch, channels, size, channels_last)
     grad_x, grad_w = torch.autograd.grad(y, [x, weight], grad_y)
     for got, expected in (
         (pointwise(x, weight), y),
-        (pointwise_input(grad_y, weight), grad_x),
+        (pointwise(x, weight, 0.5), y / 2),
+        (pointwise_input(grad_y, weight, 0.5), grad_x / 2),
         (pointwise_weight(grad_y, x), grad_w),
     ):
         assert got.shape == expected.shape

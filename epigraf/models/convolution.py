@@ -35,7 +35,10 @@ class Least(NamedTuple):
 
 
 _SMALL = Least(256, 1)  # large weights on small pictures, which torch reads at its own pace
-LEAST = {1: (Least(64, 32), _SMALL), 2: (_SMALL,)}  # by stride, one of them; with others never
+LEAST = {  # by stride, one of them; with other strides never
+    1: (Least(64, 32), _SMALL),
+    2: (Least(128, 64), _SMALL),
+}
 LEAST_OF_WEIGHTS = Least(64, 16), _SMALL  # of a weight gradient, where torch's are slower
 
 

@@ -848,7 +848,6 @@ PYBIND11_MODULE(_C, m) {
                                const std::vector<uintptr_t>& grad_params) {
     EPIGRAF_BY_TYPE(decoder_backward, launch, widths, slope, points, params, tensors, grad_params);
   });
-  // transform: a WinogradTransform; sizes as above.
   py::class_<WinogradCall>(m, "WinogradCall")
       .def(
           py::init([](int stride, bool gradient, bool turned, double gain, int64_t run,

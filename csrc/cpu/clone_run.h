@@ -15,7 +15,7 @@ namespace {
 template <int kBytes>
 struct Clone;
 
-#define EPIGRAF_RENDER_CLONE(target, bytes)    \
+#define EPIGRAF_CLONE(target, bytes)           \
   template <>                                  \
   struct Clone<bytes> {                        \
     template <typename Body>                   \
@@ -24,10 +24,10 @@ struct Clone;
     }                                          \
   };
 
-EPIGRAF_RENDER_CLONE(, 16)
+EPIGRAF_CLONE(, 16)
 #if defined(EPIGRAF_HAS_CLONES)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v3"))), 32)
-EPIGRAF_RENDER_CLONE(__attribute__((target("arch=x86-64-v4"))), 64)
+EPIGRAF_CLONE(__attribute__((target("arch=x86-64-v3"))), 32)
+EPIGRAF_CLONE(__attribute__((target("arch=x86-64-v4"))), 64)
 #endif
 
 // Calls body(bytes) with the width of this processor's vectors.

@@ -10,8 +10,6 @@
 namespace epigraf {
 namespace {
 
-constexpr int64_t kTilesPerTask = 4;
-
 template <typename Transform, typename T>
 void run(const WinogradTiles<T>& p, int threads) {
   with_vectors([&](auto bytes) {

@@ -12,6 +12,8 @@
 namespace epigraf {
 namespace {
 
+constexpr int64_t kTilesPerTask = 4;
+
 // Calls body with one of the transforms of pictures.
 template <typename T, typename Body>
 void with_transform(WinogradTransform transform, Body body) {

@@ -10,7 +10,6 @@
 namespace epigraf {
 namespace {
 
-constexpr int64_t kTilesPerTask = 4;
 constexpr int64_t kRun = 128;                              // tiles of a sum at a time
 constexpr int64_t kValuesStep = kBlock * kPanel + kApart;  // from a point of kernels to the next
 

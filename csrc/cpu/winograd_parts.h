@@ -63,11 +63,11 @@ class Strips {
 
   // Adds what a block of channels gives: pixels [B, H, W] from its first one on, and its kernels.
   template <int kBytes>
-  void add(const T* pixels, int64_t channels, const WinogradKernels<T>& k, bool add) const {
+  void add(const T* pixels, int64_t channels, const WinogradKernels<T>& k, bool more) const {
     for (int64_t row = 0; row < k.rows; ++row)
       for (int64_t column = 0; column < k.columns; ++column) {
         const T* taps = k.taps + row * k.row_step + column * k.column_step;
-        for (int i = 0; i < kTaps; ++i)
+        for (int i = 0; i < kStripTaps; ++i)
           scratch_[(i * kBlock + row) * kPanel + column] = taps[kPlaces[i]] * k.gain;
       }
     T* const gathered = scratch_ + kTapNumbers;
@@ -80,7 +80,7 @@ class Strips {
       for (int tap = 0; tap < 3; ++tap) {
         const T* panel = scratch_ + kOf[line][tap] * kBlock * kPanel;
         Clone<kBytes>::run([&]() EPIGRAF_INLINE_LAMBDA {
-          panel_rows<kBytes>(left, batch_ * length(line), panel, k.rows, add, sums(line, tap),
+          panel_rows<kBytes>(left, batch_ * length(line), panel, k.rows, more, sums(line, tap),
                              kPanel);
         });
       }
@@ -107,9 +107,9 @@ class Strips {
   }
 
  private:
-  static constexpr int kTaps = 5;  // the last row of them, then the rest of the last column
-  static constexpr int64_t kTapNumbers = kTaps * kBlock * kPanel;
-  static constexpr int kPlaces[kTaps] = {6, 7, 8, 2, 5};
+  static constexpr int kStripTaps = 5;  // the last row of them, then the rest of the last column
+  static constexpr int64_t kTapNumbers = kStripTaps * kBlock * kPanel;
+  static constexpr int kPlaces[kStripTaps] = {6, 7, 8, 2, 5};
   static constexpr int kOf[2][3] = {{0, 1, 2}, {3, 4, 2}};
 
   int64_t length(int line) const { return line == 0 ? width_ : height_; }

@@ -73,7 +73,7 @@ def _plain(picture: Tensor, weight: torch.Size) -> Tensor:
     return picture.contiguous() if much_smaller else picture
 
 
-def _few_products(
+def _takes_winograd(
     x: Tensor, weight: torch.Size, size: tuple[int, ...], least: tuple[Least, ...]
 ) -> bool:
     """Whether a convolution takes Winograd's way; its tiles are of pictures of `size`."""
@@ -96,7 +96,7 @@ def _correlate(x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     if _is_pointwise(weight.shape, g):
         return pointwise(x, weight, g.gain)
     size = tuple((n + 2 * g.padding - 3) // g.stride + 1 for n in x.shape[2:])
-    if g.stride in LEAST and _few_products(x, weight.shape, size, LEAST[g.stride]):
+    if g.stride in LEAST and _takes_winograd(x, weight.shape, size, LEAST[g.stride]):
         return winograd(x, weight, stride=g.stride, padding=g.padding, gain=g.gain)
     y = F.conv2d(*g.operands(x, weight), stride=g.stride, padding=g.padding)
     return _in_order_of(x, y)
@@ -109,7 +109,7 @@ def _spread(y: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor:
     whole = g.padding == 0 and g.size == tuple(2 * n + 1 for n in small)
     size = g.size if g.stride == 1 else small
     able = g.stride == 1 or (g.stride == 2 and whole)
-    if able and _few_products(y, weight.shape, size, LEAST[g.stride]):
+    if able and _takes_winograd(y, weight.shape, size, LEAST[g.stride]):
         return winograd_input(y, weight, g.size, stride=g.stride, padding=g.padding, gain=g.gain)
     s, p, k = g.stride, g.padding, weight.shape[2]
     extra = [n - ((m - 1) * s - 2 * p + k) for n, m in zip(g.size, y.shape[2:], strict=True)]
@@ -121,7 +121,7 @@ def _gather(y: Tensor, x: Tensor, *others: Tensor, shape: torch.Size, g: ConvGeo
     """The weight gradient of pairs of y and x, one for each use of the weight."""
     if _is_pointwise(shape, g):
         return g.scaled(pointwise_weight(y, x, *others))
-    if g.stride in LEAST and _few_products(y, shape, tuple(y.shape[2:]), LEAST_OF_WEIGHTS):
+    if g.stride in LEAST and _takes_winograd(y, shape, tuple(y.shape[2:]), LEAST_OF_WEIGHTS):
         return winograd_weight(y, x, *others, stride=g.stride, padding=g.padding, gain=g.gain)
     if others:
         return _gather(y, x, shape=shape, g=g) + _gather(*others, shape=shape, g=g)
@@ -137,10 +137,10 @@ def _gather(y: Tensor, x: Tensor, *others: Tensor, shape: torch.Size, g: ConvGeo
     return grads[1] if small else g.scaled(grads[1])
 
 
-def _weight_gradient(y: Tensor, x: Tensor, weight: Tensor, g: ConvGeometry) -> Tensor | None:
+def _weight_gradient(ctx: Any, y: Tensor, x: Tensor, weight: Tensor) -> Tensor | None:
     """None where the gradients of all uses are summed up later."""
-    total = partial(_gather, shape=weight.shape, g=g)
-    if collects(weight, g, total, y, x):
+    g = ctx.geometry
+    if collects(ctx, g, partial(_gather, shape=weight.shape, g=g), y, x):
         return None
     return _WeightAdjoint.apply(y, x, weight.shape, g)
 
@@ -159,7 +159,7 @@ class _Forward(Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight = wanted(ctx, (True, True))
         grad_x = _InputAdjoint.apply(grad_y, weight, ctx.geometry) if need_x else None
-        grad_w = _weight_gradient(grad_y, x, weight, ctx.geometry) if need_weight else None
+        grad_w = _weight_gradient(ctx, grad_y, x, weight) if need_weight else None
         return grad_x, grad_w, None
 
 
@@ -177,7 +177,7 @@ class _InputAdjoint(Function):
         y, weight = ctx.saved_tensors
         need_y, need_weight = wanted(ctx, (True, True))
         grad_y = _Forward.apply(grad_x, weight, ctx.geometry) if need_y else None
-        grad_w = _weight_gradient(y, grad_x, weight, ctx.geometry) if need_weight else None
+        grad_w = _weight_gradient(ctx, y, grad_x, weight) if need_weight else None
         return grad_y, grad_w, None
 
 

@@ -38,10 +38,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _by_the_core(x: Tensor, weight: Tensor) -> bool:
     fits = x.shape[1] == weight.shape[1] and x.dtype == weight.dtype
     few = 0 < len(x) <= _MOST_ROWS and weight.numel() >= _LEAST_WEIGHTS
-    return fits and few and x.device == weight.device == torch.device("cpu") and _runs(x)
-
-
-def _runs(x: Tensor) -> bool:
+    on_cpu = x.device == weight.device == torch.device("cpu")
+    if not (fits and few and on_cpu) or torch.is_autocast_enabled("cpu"):
+        return False
     return _native.runs_native(x)
 
 
@@ -58,9 +57,9 @@ def _outer(y: Tensor, x: Tensor, *others: Tensor) -> Tensor:
     return weight
 
 
-def _weight_gradient(y: Tensor, x: Tensor, weight: Tensor) -> Tensor | None:
+def _weight_gradient(ctx: Any, y: Tensor, x: Tensor) -> Tensor | None:
     """None where the gradients of all uses are summed up later."""
-    return None if collects(weight, "linear", _outer, y, x) else _WeightAdjoint.apply(y, x)
+    return None if collects(ctx, "linear", _outer, y, x) else _WeightAdjoint.apply(y, x)
 
 
 class _Product(Function):
@@ -78,7 +77,7 @@ class _Product(Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight = wanted(ctx, (True, True))
         grad_x = _InputAdjoint.apply(grad, weight) if need_x else None
-        return grad_x, _weight_gradient(grad, x, weight) if need_weight else None
+        return grad_x, _weight_gradient(ctx, grad, x) if need_weight else None
 
 
 class _InputAdjoint(Function):
@@ -96,7 +95,7 @@ class _InputAdjoint(Function):
         y, weight = ctx.saved_tensors
         need_y, need_weight = wanted(ctx, (True, True))
         grad_y = _Product.apply(grad, weight) if need_y else None
-        return grad_y, _weight_gradient(y, grad, weight) if need_weight else None
+        return grad_y, _weight_gradient(ctx, y, grad) if need_weight else None
 
 
 class _WeightAdjoint(Function):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,27 @@ class _Uses:
     weight: Tensor
     total: Callable[..., Tensor]
     tensors: list[Tensor] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+
+    def add(self, *tensors: Tensor) -> None:
+        self.tensors += [t.detach() for t in tensors]
+        self.versions += [t._version for t in tensors]
+
+    def finish(self) -> None:
+        """Their sum, in the memory order of the weight, as optimisers take it, into its `grad`."""
+        if [t._version for t in self.tensors] != self.versions:
+            raise RuntimeError(
+                "summed_weight_gradients: a tensor that a gradient is made of was changed in place "
+                "before the end of the block; leave it right after backward()"
+            )
+        weight, total = self.weight, self.total(*self.tensors)
+        self.tensors.clear()
+        if weight.grad is not None:
+            weight.grad += total
+        elif total.stride() == weight.stride():
+            weight.grad = total
+        else:
+            weight.grad = torch.empty_like(weight).copy_(total)
 
 
 _COLLECTED: ContextVar[dict[Hashable, _Uses] | None] = ContextVar("collected", default=None)
@@ -33,9 +55,10 @@ def summed_weight_gradients() -> Iterator[None]:
     """Within it, ``backward()`` keeps what the gradients of weights are made of; at its end they
     are found, each weight's in one product, and put into (or added to) ``weight.grad``.
 
-    For leaves and gradients that are not differentiated again, in the thread of the caller (on a
-    CPU); all others go their usual way. Not for ``torch.autograd.grad`` of weights, which would
-    miss them. After an error there are none.
+    For one call of ``backward()`` and nothing else. Takes leaves without hooks and gradients that
+    are not differentiated again, in the thread of the caller (on a CPU); all others go their usual
+    way. Not for ``torch.autograd.grad`` of weights, which would miss them. After an error what was
+    kept is forgotten. Raises RuntimeError where something kept was changed in place.
     """
     uses: dict[Hashable, _Uses] = {}
     token = _COLLECTED.set(uses)
@@ -45,27 +68,26 @@ def summed_weight_gradients() -> Iterator[None]:
         _COLLECTED.reset(token)
     with torch.no_grad():
         for of in uses.values():
-            total = of.total(*of.tensors)
-            of.tensors.clear()
-            of.weight.grad = total if of.weight.grad is None else of.weight.grad.add_(total)
+            of.finish()
 
 
 def collects(
-    weight: Tensor, how: Hashable, total: Callable[..., Tensor], left: Tensor, right: Tensor
+    ctx: Any, how: Hashable, total: Callable[..., Tensor], left: Tensor, right: Tensor
 ) -> bool:
     """Whether the gradient of a use is found later, by total(left, right, left of another use ...).
 
-    how: uses of a weight are summed up where it and the shapes are equal.
+    ctx: of the autograd function, whose second tensor is the weight. how: uses of a weight are
+    summed up where it and the shapes are equal.
     """
     collected = _COLLECTED.get()
-    if (
-        collected is None
-        or torch.is_grad_enabled()
-        or not (weight.is_leaf and weight.requires_grad)
-    ):
+    if collected is None or torch.is_grad_enabled():
+        return False
+    # Not the saved tensor, which may be a copy (checkpoints, saved_tensors_hooks).
+    weight = getattr(ctx.next_functions[1][0], "variable", None)
+    if weight is None or weight._backward_hooks or weight._post_accumulate_grad_hooks:
         return False
     if not (weight.dtype == left.dtype == right.dtype):
         return False
     key = id(weight), how, left.shape, right.shape
-    collected.setdefault(key, _Uses(weight, total)).tensors.extend((left.detach(), right.detach()))
+    collected.setdefault(key, _Uses(weight, total)).add(left, right)
     return True

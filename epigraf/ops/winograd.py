@@ -17,15 +17,17 @@ from torch import Tensor
 
 from epigraf.ops import _native
 from epigraf.ops._checks import check_floating, check_like, check_shape
+from epigraf.ops._products import PANEL
 
 TILE = 4  # pixels a side
-_PANEL = 64  # channels that a core writes at a time
 _RUN_BYTES = 8 << 20  # of points of a run of tiles: what stays in a cache of this core
 _LEAST_TILES = 32  # ... but enough rows for matrix products,
 _PAIRS_A_ROW = 1024  # ... the more, the larger the weights, which come from memory for each run,
 _MOST_BYTES = 64 << 20  # ... up to here
-_FEW_BYTES = 3 << 20  # of the points of a panel of channels up to which their tiles are few; of
-_FEW_SUMS_BYTES = 24 << 20  # ... the points of both pictures, whose products are summed up
+_FEW_BYTES = 3 << 20  # Tiles are few whose points of a panel of channels take no more than this,
+_FEW_SUMS_BYTES = (
+    24 << 20
+)  # in a weight gradient, those of both pictures and all channels than this
 
 
 class _Transform(IntEnum):
@@ -99,7 +101,7 @@ def winograd(
 
     H' = (H + 2 padding - 3) // stride + 1, and W' alike (winograd 7); stride 1 or 2. float32 or
     float64 on a CPU; a float32 result is off by about six times as much as a direct sum
-    (winograd 3). Two runs agree bit for bit.
+    (winograd 3). Two runs with the same number of threads agree bit for bit.
     Raises ValueError for a wrong shape, stride or device, TypeError for a wrong dtype.
     """
     _check("winograd", "x", x, weight, 1, stride)
@@ -164,6 +166,8 @@ def winograd_weight(
     _check_place(op, "x", x)
     _check_stride(op, stride)
     size = _output_size(op, x, stride, padding)
+    if y.ndim != 4:
+        raise ValueError(f"{op}: y must have shape [B, O, H', W'], got {list(y.shape)}")
     check_shape(op, "y", y, "[B, O, H', W']", (len(x), y.shape[1], *size))
     tiling = _tiling(_WAYS[stride], len(y), size)
     if len(others) % 2:
@@ -177,7 +181,7 @@ def winograd_weight(
     if tiling.tiles == 0:
         return x.new_zeros(outputs, inputs, 3, 3)
     weight = x.new_empty(outputs, inputs, 3, 3)
-    blocks = -(-inputs // _PANEL) * -(-outputs // _PANEL)
+    blocks = -(-inputs // PANEL) * -(-outputs // PANEL)
     points = tiling.bytes(inputs + outputs, x) * len(pictures) // 2
     few = points <= _FEW_SUMS_BYTES and _busy(blocks)
     run = 0 if few else tiling.run(inputs, outputs, x)
@@ -195,8 +199,15 @@ class _Kernels:
     turned: bool = False
 
     def __post_init__(self) -> None:
-        if self.weight.stride()[2:] != (3, 1):
-            object.__setattr__(self, "weight", self.weight.contiguous())
+        """The core reads the nine taps of a kernel as a run, and a little beyond all but the last
+        one: kernels may not lie upon each other, as those of expanded tensors do."""
+        apart = all(
+            step >= 9 or count == 1
+            for count, step in zip(self.weight.shape[:2], self.weight.stride()[:2], strict=True)
+        )
+        if not apart or self.weight.stride()[2:] != (3, 1):
+            dense = self.weight.clone(memory_format=torch.contiguous_format)
+            object.__setattr__(self, "weight", dense)
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -216,7 +227,10 @@ def _convolve(x: Tensor, kernels: _Kernels, y: Tensor, tiling: _Tiling, padding:
     Tiles are few where a core can keep all their points of a panel of channels, and there is a
     panel for each."""
     inputs, outputs = x.shape[1], y.shape[1]
-    few = tiling.bytes(_PANEL, x) <= _FEW_BYTES and _busy(-(-outputs // _PANEL))
+    if inputs == 0:
+        y.zero_()
+        return
+    few = tiling.bytes(PANEL, x) <= _FEW_BYTES and _busy(-(-outputs // PANEL))
     run = 0 if few else tiling.run(inputs, outputs, x)
     way = tiling.way
     _run((x, y), (way.read, way.write), (padding, 0), kernels, tiling, run, gradient=False)
@@ -266,6 +280,8 @@ def _pictures(like: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
 
 
 def _output_size(op: str, x: Tensor, stride: int, padding: int) -> tuple[int, int]:
+    if padding < 0:
+        raise ValueError(f"{op}: padding must be at least 0, got {padding}")
     if x.ndim != 4 or min(x.shape[2:]) + 2 * padding < 3:
         raise ValueError(
             f"{op}: x must have shape [B, I, H, W] with H and W at least {3 - 2 * padding}, "

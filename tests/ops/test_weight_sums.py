@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,8 +40,8 @@ class Network:
         x = conv2d(x, second, stride=2, gain=0.2).tanh()
         return linear(conv2d(x, third, gain=0.1).tanh().flatten(1), last)
 
-    def penalty(self) -> Tensor:
-        x = normal(2, 3, 9, 9)
+    def penalty(self, order: torch.memory_format = torch.contiguous_format) -> Tensor:
+        x = normal(2, 3, 9, 9).detach().contiguous(memory_format=order).requires_grad_()
         (grad,) = torch.autograd.grad(self(x).square().sum(), x, create_graph=True)
         return grad.square().sum()
 
@@ -80,6 +82,69 @@ def test_the_gradients_are_those_of_autograd() -> None:
 @pytest.mark.skipif(not available(), reason="no native core")
 def test_those_of_the_core_too() -> None:
     check_both_ways()
+
+
+def test_gradients_lie_as_their_weights_do() -> None:
+    """As optimisers need it that walk over memory: of 1x1 and of direct convolutions, whose
+    gradients torch lays channels-last."""
+    network = Network()
+    network.weights[2] = normal(128, 70, 1, 1, seed=3)
+    network.weights[3] = normal(5, 128 * 16, seed=4)
+    results = []
+    for block in (nullcontext, summed_weight_gradients):
+        weights = [w.detach().clone().requires_grad_() for w in network.weights]
+        network.weights, before = weights, network.weights
+        adam = torch.optim.Adam(weights, 0.1, fused=True)
+        for _ in range(2):
+            adam.zero_grad(set_to_none=True)
+            loss = network.penalty(torch.channels_last)
+            with block():
+                loss.backward()
+            assert all(w.grad is not None and w.grad.stride() == w.stride() for w in weights)
+            adam.step()
+        results.append(weights)
+        network.weights = before
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_weights_with_hooks_go_their_usual_way() -> None:
+    x, weight = normal(2, 3, 6, 6), normal(4, 3, 3, 3, seed=1)
+    conv2d(x, weight, padding=1).sum().backward()
+    assert weight.grad is not None
+    expected, weight.grad = 2 * weight.grad, None
+    handle = weight.register_hook(lambda grad: 2 * grad)
+    loss = conv2d(x, weight, padding=1).sum()
+    with summed_weight_gradients():
+        loss.backward()
+    handle.remove()
+    torch.testing.assert_close(weight.grad, expected)
+
+
+def test_a_checkpoint_fills_the_weight_itself() -> None:
+    x, weight = normal(2, 3, 6, 6), normal(4, 3, 3, 3, seed=1)
+    conv2d(x, weight, padding=1).square().sum().backward()
+    expected, weight.grad = weight.grad, None
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().clone(), lambda t: t):
+        loss = conv2d(x, weight, padding=1).square().sum()
+    with summed_weight_gradients():
+        loss.backward()
+    torch.testing.assert_close(weight.grad, expected)
+
+
+def test_what_is_changed_before_the_end_is_told() -> None:
+    x, weight = normal(2, 3, 6, 6), normal(4, 3, 3, 3, seed=1)
+    loss = conv2d(x, weight, padding=1).sum()
+
+    def changed() -> None:
+        with summed_weight_gradients():
+            loss.backward()
+            x.data.zero_()
+            with torch.no_grad():
+                x.zero_()
+
+    with pytest.raises(RuntimeError, match="changed in place before the end of the block"):
+        changed()
 
 
 def test_each_weight_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:

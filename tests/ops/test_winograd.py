@@ -15,6 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from epigraf.models import convolution
 from epigraf.models.convolution import conv2d, conv_transpose2d
 from epigraf.ops import Curve, activation, available, use_reference
+from epigraf.ops import winograd as module
 from epigraf.ops.winograd import runs_winograd, winograd, winograd_input, winograd_weight
 
 pytestmark = pytest.mark.skipif(not available(), reason="no native core")
@@ -203,6 +204,24 @@ def test_weight_gradients_of_several_uses_are_summed_up(way: str) -> None:
         torch.testing.assert_close(got, 0.5 * sum(of_each), rtol=1e-12, atol=1e-11)
 
 
+def test_kernels_may_lie_upon_each_other() -> None:
+    """Vectors read a little beyond a kernel: there must be something."""
+    for shape, base in (((64, 65, 3, 3), (1, 65, 3, 3)), ((64, 65, 3, 3), (64, 1, 3, 3))):
+        x, weight = normal(1, 65, 9, 9, dtype=torch.float32), normal(*base, seed=1).float()
+        got = winograd(x, weight.expand(shape), padding=1)
+        expected = F.conv2d(x, weight.expand(shape), padding=1)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        kernels = module._Kernels(weight.expand(shape), 1.0)
+        assert kernels.weight.is_contiguous()
+
+
+def test_without_channels_there_are_zeros(way: str) -> None:
+    x, weight = normal(2, 0, 8, 8), normal(3, 0, 3, 3)
+    assert torch.equal(winograd(x, weight, padding=1), torch.zeros(2, 3, 8, 8).double())
+    size, back = (17, 17), winograd_input(x, normal(0, 3, 3, 3), (17, 17), stride=2)
+    assert torch.equal(back, torch.zeros(2, 3, *size).double())
+
+
 def test_a_pixel_that_is_not_finite_spoils_the_tiles_that_read_it_and_no_other() -> None:
     x, weight = normal(1, 2, 16, 16), normal(3, 2, 3, 3, seed=1)
     x[0, 0, 5, 5] = float("nan")
@@ -265,6 +284,12 @@ def test_mistakes_are_named() -> None:
     for size, stride, fitting in (((8, 8), 2, 9), ((20, 20), 1, 6)):
         with pytest.raises(ValueError, match=rf"input: size must be \[{fitting}, {fitting}\] for"):
             winograd_input(y, weight, size, stride=stride)
+    with pytest.raises(ValueError, match=r"winograd: padding must be at least 0, got -1"):
+        winograd(x, weight, padding=-1)
+    with pytest.raises(
+        ValueError, match=r"winograd_weight: y must have shape \[B, O, H', W'\], got"
+    ):
+        winograd_weight(y[0, 0, 0], x)
     with pytest.raises(ValueError, match=r"winograd: x must have shape .* W at least 3, got"):
         winograd(x[:, :, :2], weight)
     with pytest.raises(ValueError, match=r"winograd_weight: x must have shape \[B, I, H, W\]"):

@@ -66,6 +66,28 @@ def test_lazy_phases_come_when_they_are_due(small_config: Config, small_data: Pa
     ]
 
 
+def test_gradients_lie_in_memory_as_their_parameters(
+    small_config: Config, small_data: Path
+) -> None:
+    """The fused optimisers walk over both alike, whatever their strides say."""
+    cfg = small_config.with_overrides(
+        ["model.loss_kwargs.pl_weight=1", "training.patch.enabled=false"]
+    )
+    state, dataset = _begin(cfg, small_data)
+    of_discriminator = {Phase.DISCRIMINATOR, Phase.R1}
+    seen = []
+
+    def look(phase: Phase, _: list[Pass]) -> None:
+        network = state.discriminator if phase in of_discriminator else state.generator
+        for name, parameter in network.named_parameters():
+            if parameter.grad is not None:
+                assert parameter.grad.stride() == parameter.stride(), (phase, name)
+                seen.append(phase)
+
+    train_step(state, DatasetSource(state, dataset), look)
+    assert set(seen) == set(Phase)
+
+
 def test_numbers_of_a_step_are_finite_and_named_as_in_the_field(
     small_config: Config, small_data: Path
 ) -> None:

@@ -577,18 +577,17 @@ void winograd(const Launch& launch, const WinogradCall& call, const std::vector<
   });
 }
 
-// sizes: products, rows, depth, columns; steps: from a matrix to the next one.
+// sizes: rows, depth, columns.
 template <typename T>
-void panel_products(const Launch& launch, const std::array<int64_t, 4>& sizes,
-                    const std::array<int64_t, 3>& steps, uintptr_t left, uintptr_t right,
-                    uintptr_t result) {
-  const auto& [count, rows, depth, columns] = sizes;
+void panel_products(const Launch& launch, const std::array<int64_t, 3>& sizes, uintptr_t left,
+                    uintptr_t right, uintptr_t result) {
+  const auto& [rows, depth, columns] = sizes;
   if (columns % epigraf::kPanel != 0) throw std::invalid_argument("panel_products: columns");
-  const epigraf::PanelProducts<T> p{count,
+  const epigraf::PanelProducts<T> p{1,
                                     rows,
                                     depth,
                                     columns,
-                                    {steps[0], steps[1], steps[2]},
+                                    {},
                                     pointer<const T>(left),
                                     pointer<const T>(right),
                                     pointer<T>(result)};
@@ -597,24 +596,23 @@ void panel_products(const Launch& launch, const std::array<int64_t, 4>& sizes,
   });
 }
 
-// sizes and steps as above; add: to what is in result.
+// sizes as above; add: to what is in result.
 template <typename T>
-void product_sums(const Launch& launch, const std::array<int64_t, 4>& sizes,
-                  const std::array<int64_t, 3>& steps, bool add, uintptr_t left, uintptr_t right,
-                  uintptr_t result) {
-  const auto& [count, rows, depth, columns] = sizes;
-  if (columns % epigraf::kPanel != 0) throw std::invalid_argument("product_sums: columns");
-  const epigraf::ProductSums<T> p{count,
+void product_sum(const Launch& launch, const std::array<int64_t, 3>& sizes, bool add,
+                 uintptr_t left, uintptr_t right, uintptr_t result) {
+  const auto& [rows, depth, columns] = sizes;
+  if (columns % epigraf::kPanel != 0) throw std::invalid_argument("product_sum: columns");
+  const epigraf::ProductSums<T> p{1,
                                   rows,
                                   depth,
                                   columns,
-                                  {steps[0], steps[1], steps[2]},
+                                  {},
                                   add,
                                   pointer<const T>(left),
                                   pointer<const T>(right),
                                   pointer<T>(result)};
   dispatch(launch, p, epigraf::product_sums_cpu<T>, [](const auto&, epigraf::Stream) {
-    throw std::runtime_error("product_sums: on a CPU only");
+    throw std::runtime_error("product_sum: on a CPU only");
   });
 }
 
@@ -866,15 +864,13 @@ PYBIND11_MODULE(_C, m) {
                        const std::vector<uintptr_t>& pixels, uintptr_t taps, uintptr_t scratch) {
     EPIGRAF_BY_TYPE(winograd, launch, call, pixels, taps, scratch);
   });
-  m.def("panel_products",
-        [](const Launch& launch, const std::array<int64_t, 4>& sizes,
-           const std::array<int64_t, 3>& steps, uintptr_t left, uintptr_t right, uintptr_t result) {
-          EPIGRAF_BY_TYPE(panel_products, launch, sizes, steps, left, right, result);
-        });
-  m.def("product_sums", [](const Launch& launch, const std::array<int64_t, 4>& sizes,
-                           const std::array<int64_t, 3>& steps, bool add, uintptr_t left,
-                           uintptr_t right, uintptr_t result) {
-    EPIGRAF_BY_TYPE(product_sums, launch, sizes, steps, add, left, right, result);
+  m.def("panel_products", [](const Launch& launch, const std::array<int64_t, 3>& sizes,
+                             uintptr_t left, uintptr_t right, uintptr_t result) {
+    EPIGRAF_BY_TYPE(panel_products, launch, sizes, left, right, result);
+  });
+  m.def("product_sum", [](const Launch& launch, const std::array<int64_t, 3>& sizes, bool add,
+                          uintptr_t left, uintptr_t right, uintptr_t result) {
+    EPIGRAF_BY_TYPE(product_sum, launch, sizes, add, left, right, result);
   });
   m.def("few_rows", [](const Launch& launch, int which, const std::array<int64_t, 3>& sizes,
                        uintptr_t x, uintptr_t weight, uintptr_t y) {

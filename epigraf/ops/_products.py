@@ -13,16 +13,15 @@ PANEL = 64
 def products(left: Tensor, right: Tensor, result: Tensor) -> None:
     """result [R, M] = left [R, K] right; right: panels of PANEL columns one after another,
     [M / PANEL K, PANEL]. Dense matrices, float32 or float64."""
-    rows, depth = left.shape
-    sizes = (1, rows, depth, result.shape[1])
+    sizes = (*left.shape, result.shape[1])
     addresses = _native.addresses(left, right, result)
-    _native.core().panel_products(_native.launch(left), sizes, (0, 0, 0), *addresses)
+    _native.core().panel_products(_native.launch(left), sizes, *addresses)
 
 
 def sum_of_products(left: Tensor, right: Tensor, result: Tensor, *, add: bool = False) -> None:
     """result [O, I] = left^T right, or that added to it, of left [K, O], right [K, I]; I is a
     multiple of PANEL. Dense matrices, float32 or float64."""
     depth, rows = left.shape
-    sizes = (1, rows, depth, right.shape[1])
+    sizes = (rows, depth, right.shape[1])
     addresses = _native.addresses(left, right, result)
-    _native.core().product_sums(_native.launch(left), sizes, (0, 0, 0), add, *addresses)
+    _native.core().product_sum(_native.launch(left), sizes, add, *addresses)

@@ -1,22 +1,16 @@
 """Linear layers of few rows: on a CPU the core reads their weight once, at the speed of memory.
 
-Three maps - the product, its adjoint in the input, its adjoint in the weight - are closed under
-differentiation, so that every derivative of any order is one of them.
 Legend: R rows, I inputs, O outputs.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
 
 from epigraf.ops import _native
-from epigraf.ops._autograd import wanted
-from epigraf.ops.weight_sums import collects
+from epigraf.ops.bilinear import Product
 
 _MOST_ROWS = 8  # torch's BLAS is quicker with more,
 _LEAST_WEIGHTS = 1 << 20  # ... or less to read
@@ -31,7 +25,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if x.ndim != 2 or weight.ndim != 2 or not _by_the_core(x, weight):
         return F.linear(x, weight, bias)
-    y = _Product.apply(x, weight)
+    y = Product.apply(x, weight, _MAPS)
     return y if bias is None else y + bias
 
 
@@ -49,66 +43,27 @@ def _find(which: int, x: Tensor, weight: Tensor, y: Tensor) -> None:
     _native.core().few_rows(_native.launch(x), which, sizes, *_native.addresses(x, weight, y))
 
 
-def _outer(y: Tensor, x: Tensor, *others: Tensor) -> Tensor:
-    """[O, I], the sum of y^T x over pairs of y [R, O] and x [R, I]."""
-    y, x = torch.cat((y, *others[::2])), torch.cat((x, *others[1::2]))
-    weight = x.new_empty(y.shape[1], x.shape[1])
-    _find(_WEIGHT, x.contiguous(), weight, y.contiguous())
-    return weight
+class _Maps:
+    """Of x [R, I], weight [O, I] and y [R, O] (`epigraf.ops.bilinear.Maps`)."""
 
-
-def _weight_gradient(ctx: Any, y: Tensor, x: Tensor) -> Tensor | None:
-    """None where the gradients of all uses are summed up later."""
-    return None if collects(ctx, "linear", _outer, y, x) else _WeightAdjoint.apply(y, x)
-
-
-class _Product(Function):
-    """y = x w^T."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """y = x w^T."""
         y = x.new_empty(len(x), len(weight))
         _find(_Y, x.contiguous(), weight.contiguous(), y)
         return y
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        need_x, need_weight = wanted(ctx, (True, True))
-        grad_x = _InputAdjoint.apply(grad, weight) if need_x else None
-        return grad_x, _weight_gradient(ctx, grad, x) if need_weight else None
-
-
-class _InputAdjoint(Function):
-    """x = y w."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(y, weight)
+    def input_adjoint(self, y: Tensor, weight: Tensor) -> Tensor:
+        """x = y w."""
         x = y.new_empty(len(y), weight.shape[1])
         _find(_X, x, weight.contiguous(), y.contiguous())
         return x
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        y, weight = ctx.saved_tensors
-        need_y, need_weight = wanted(ctx, (True, True))
-        grad_y = _Product.apply(grad, weight) if need_y else None
-        return grad_y, _weight_gradient(ctx, y, grad) if need_weight else None
+    def weight_adjoint(self, shape: torch.Size, y: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+        """w = y^T x, of all pairs."""
+        y, x = torch.cat((y, *others[::2])), torch.cat((x, *others[1::2]))
+        weight = x.new_empty(shape)
+        _find(_WEIGHT, x, weight, y)
+        return weight
 
 
-class _WeightAdjoint(Function):
-    """w = y^T x."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(y, x)
-        return _outer(y, x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        y, x = ctx.saved_tensors
-        need_y, need_x = wanted(ctx, (True, True))
-        grad_y = _Product.apply(x, grad) if need_y else None
-        return grad_y, _InputAdjoint.apply(y, grad) if need_x else None
+_MAPS = _Maps()

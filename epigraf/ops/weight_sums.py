@@ -2,7 +2,7 @@
 
 R1 uses every weight of the discriminator twice, forwards and in the derivative, and autograd adds
 the two gradients up: it makes both, the size of the weight each, and reads and writes them again.
-Legend: as the ops that take part, `epigraf.models.convolution` and `epigraf.ops.linear`.
+Takes part: what is made of `epigraf.ops.bilinear`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from epigraf.models import convolution
-from epigraf.models.convolution import conv2d
+from epigraf.models.convolution import ConvGeometry, conv2d
 from epigraf.ops import available
 from epigraf.ops import linear as linear_module
 from epigraf.ops.linear import linear
@@ -149,15 +149,15 @@ def test_what_is_changed_before_the_end_is_told() -> None:
 
 def test_each_weight_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = []
-    original = convolution._gather
+    original = ConvGeometry.weight_adjoint
 
-    def spy(*tensors: Tensor, **kwargs) -> Tensor:
+    def spy(self, shape, *tensors: Tensor) -> Tensor:
         pairs.append(len(tensors) // 2)
-        return original(*tensors, **kwargs)
+        return original(self, shape, *tensors)
 
     network = Network()
     loss = network.penalty()
-    monkeypatch.setattr(convolution, "_gather", spy)
+    monkeypatch.setattr(ConvGeometry, "weight_adjoint", spy)
     with summed_weight_gradients():
         loss.backward()
     assert pairs.count(2) == 3  # of three convolutions; the sum of two has calls of its own

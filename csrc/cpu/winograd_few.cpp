@@ -110,17 +110,23 @@ void panel_of(const WinogradConvolution<T>& p, int64_t column, T* scratch) {
   strips.write(to);
 }
 
+// Scratch of a thread.
+template <typename T>
+int64_t own_scratch(const WinogradConvolution<T>& p) {
+  const int64_t strips = Strips<T>(p, nullptr).scratch();
+  return kWeights * kValuesStep + block_points(p.write, p.kernels.stride) + strips;
+}
+
 template <typename Kernel, typename Read, typename Write, typename T>
-void run(const WinogradConvolution<T>& p, int threads) {
+void convolve(const WinogradConvolution<T>& p, int threads) {
   const int stride = p.kernels.stride;
   with_vectors([&](auto bytes) {
     WinogradConvolution<T> placed = p;
     placed.read.points = p.scratch;
     read_all<Read, bytes()>(placed.read, stride, threads);
     T* const own = p.scratch + all_points(p.read, stride);
-    const int64_t numbers = winograd_few_scratch(p, 1) - all_points(p.read, stride);
     share_out(whole_panels(p.kernels.columns) / kPanel, threads, [&](int64_t panel, int worker) {
-      panel_of<Kernel, Write, bytes()>(placed, panel * kPanel, own + worker * numbers);
+      panel_of<Kernel, Write, bytes()>(placed, panel * kPanel, own + worker * own_scratch(p));
     });
   });
 }
@@ -152,7 +158,7 @@ void sums_of(const WinogradGradient<T>& p, int64_t row, int64_t column, T* scrat
 }
 
 template <typename Kernel, typename T>
-void run(const WinogradGradient<T>& p, int threads) {
+void add_up(const WinogradGradient<T>& p, int threads) {
   const int stride = p.kernels.stride;
   with_vectors([&](auto bytes) {
     WinogradGradient<T> placed = p;
@@ -181,10 +187,7 @@ void run(const WinogradGradient<T>& p, int threads) {
 
 template <typename T>
 int64_t winograd_few_scratch(const WinogradConvolution<T>& p, int threads) {
-  const int stride = p.kernels.stride;
-  const int64_t strips = Strips<T>(p, nullptr).scratch();
-  const int64_t own = kWeights * kValuesStep + block_points(p.write, stride) + strips;
-  return all_points(p.read, stride) + threads * own;
+  return all_points(p.read, p.kernels.stride) + threads * own_scratch(p);
 }
 
 template <typename T>
@@ -195,16 +198,16 @@ int64_t winograd_few_scratch(const WinogradGradient<T>& p, int threads) {
 template <typename T>
 void winograd_few_cpu(const WinogradConvolution<T>& p, int threads) {
   if (p.kernels.stride == 1)
-    return run<Stride1Kernel<T>, Stride1Input<T>, Stride1Output<T>>(p, threads);
+    return convolve<Stride1Kernel<T>, Stride1Input<T>, Stride1Output<T>>(p, threads);
   if (p.write.transform == WinogradTransform::stride2_output)
-    return run<Stride2Kernel<T>, Stride2Input<T>, Stride2Output<T>>(p, threads);
-  return run<Stride2Kernel<T>, TransposedInput<T>, TransposedOutput<T>>(p, threads);
+    return convolve<Stride2Kernel<T>, Stride2Input<T>, Stride2Output<T>>(p, threads);
+  return convolve<Stride2Kernel<T>, TransposedInput<T>, TransposedOutput<T>>(p, threads);
 }
 
 template <typename T>
 void winograd_few_cpu(const WinogradGradient<T>& p, int threads) {
-  return p.kernels.stride == 1 ? run<Stride1KernelAdjoint<T>>(p, threads)
-                               : run<Stride2KernelAdjoint<T>>(p, threads);
+  return p.kernels.stride == 1 ? add_up<Stride1KernelAdjoint<T>>(p, threads)
+                               : add_up<Stride2KernelAdjoint<T>>(p, threads);
 }
 
 #define EPIGRAF_INSTANTIATE(T)                                               \

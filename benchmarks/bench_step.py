@@ -40,16 +40,11 @@ QUICK = (
 
 
 def measure(settings: Settings, announce: Announce) -> Iterator[list[Row]]:
-    """Rows of all phases and of the step, of all implementations asked for in alternation.
-
-    `settings.only` is a list: those with one of its words in their names.
-    """
+    """Rows of all phases and of the step, of the implementations asked for in alternation."""
     title = f"step {settings.preset}"
-    words = [word.strip().lower() for word in settings.only.split(",")]
     names = [*(x.value for x in RenderBackend), OFFICIAL]
-    wanted = [x for x in names if any(word in f"{title} {x}".lower() for word in words)]
-    if not wanted:
-        return
+    chosen = runner.asked_for([f"{title} {name}" for name in names], settings.only)
+    wanted = [name for name in names if f"{title} {name}" in chosen]
     announce(title)
     with tempfile.TemporaryDirectory() as folder, runner.threads(settings.threads):
         backends = _backends(settings, wanted, Path(folder))

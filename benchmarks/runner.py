@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from epigraf.errors import EpigrafError
+
 Announce = Callable[[str], None]
 _SHORTEST = 5e-3  # seconds: quicker work is called several times in a round
 _MOST_CALLS = 200
@@ -27,7 +29,7 @@ class Settings:
     """How suites are measured.
 
     threads: of torch and of the native core. rounds: of all implementations in turn (None: what the
-    suite takes). only: measure cases whose title contains it. quick: small sizes, for a smoke test.
+    suite takes). only: see `asked_for`. quick: small sizes, for a smoke test.
     default_malloc: the process has Python's own allocator. preset, overrides: what `step` trains.
     """
 
@@ -133,12 +135,27 @@ class Row:
         return self.counts.flops / self.best / 1e9
 
 
+def asked_for(titles: Sequence[str], only: str) -> set[str]:
+    """Those with one of the words of `only` in them, a list with commas; all of none.
+
+    Raises:
+        EpigrafError: a word is in none of them.
+    """
+    words = [word for part in only.split(",") if (word := part.strip().lower())] or [""]
+    for word in words:
+        if not any(word in title.lower() for title in titles):
+            raise EpigrafError(f"bench: --only: no case has {word!r} in its name")
+    return {title for title in titles if any(word in title.lower() for word in words)}
+
+
 def measure(
     cases: Iterable[Case], settings: Settings, rounds: int, announce: Announce
 ) -> Iterator[list[Row]]:
     """The rows of every case that is asked for; `rounds` where the settings name none."""
+    cases = list(cases)
+    wanted = asked_for([case.title for case in cases], settings.only)
     for case in cases:
-        if settings.only.lower() not in case.title.lower():
+        if case.title not in wanted:
             continue
         announce(case.title)
         count = settings.rounds or rounds

@@ -42,10 +42,12 @@ Threads = Annotated[
     typer.Option("--threads", min=1, help="[dim]Default: all (quick: 1)[/dim]"),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-Only = Annotated[str, typer.Option("--only", help="Only cases with this in their name.")]
+Only = Annotated[
+    str, typer.Option("--only", help="Only cases with this, or one of a,b,c, in their name.")
+]
 OnlyBackend = Annotated[
     str,
-    typer.Option("--only", help="Only these: fused, ops, reference, official (or several)."),
+    typer.Option("--only", help="Only these: fused, ops, reference, official, or a,b."),
 ]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Tiny sizes, seconds: does it run? Not: how fast is it?")

@@ -62,6 +62,8 @@ def test_errors_are_one_line(epigraf: Run, tmp_path: Path) -> None:
     assert "format 1, this version reads 2" in epigraf("bench", "compare", bad, bad).stderr
     assert "Did you mean 'render'" in epigraf("bench", "rendr").output
     assert "no case has 'zzz'" in epigraf("bench", "ops", "--only", "zzz", "--out", tmp_path).stderr
+    some = epigraf("bench", "ops", "--quick", "--only", "linear, cnov", "--out", tmp_path)
+    assert "no case has 'cnov'" in some.stderr  # not only one of them
     assert "no complete result" in epigraf("bench", "report", tmp_path).stderr
     assert "--device nowhere" in epigraf("bench", "ops", "--device", "nowhere").stderr
 
@@ -85,12 +87,19 @@ def test_ctrl_c_leaves_what_was_measured(
     assert "merge B1 R16 S6 F6 forward" in result.output
 
 
-def test_step_measures_the_backends_asked_for(epigraf: Run, tmp_path: Path) -> None:
+def test_what_is_asked_for_is_measured(epigraf: Run, tmp_path: Path) -> None:
     done = epigraf("bench", "step", "--quick", "--only", "ops", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     (path,) = tmp_path.iterdir()
     rows = [row for row in json.loads(path.read_text())["rows"] if row["op"] == "step"]
     assert {row["implementation"] for row in rows} == {"ops"}
+    both = tmp_path / "both"
+    assert (
+        epigraf("bench", "ops", "--quick", "--only", "linear,conv1x1", "--out", both).exit_code == 0
+    )
+    (path,) = both.iterdir()
+    ops = {row["op"] for row in json.loads(path.read_text())["rows"]}
+    assert ops - {"machine"} == {"linear", "conv1x1"}
     nothing = epigraf("bench", "step", "--quick", "--only", "zzz", "--out", tmp_path)
     assert "no case has 'zzz'" in nothing.stderr
 
